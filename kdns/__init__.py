@@ -1,0 +1,3 @@
+"""kdns, an authoritative cluster DNS server for Kubernetes."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,251 @@
+"""A configuration's life: load, listen, sync, serve, drain, stop. The only file that knows everyone.
+
+`build` makes plugins, chains and listeners of a Corefile without touching the network, so that `kdns check` can use it;
+`App` brings what was built to life.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from kdns import metrics
+from kdns.chain import Block, Plugin, Process, fold
+from kdns.corefile import Corefile, Key, ServerBlock
+from kdns.errors import ConfigError, Problem
+from kdns.kubernetes.cluster import pack_address
+from kdns.options import unknown_directive
+from kdns.plugins import PLUGINS
+from kdns.plugins.bind import interface_addresses
+from kdns.responder import Responder, Site
+from kdns.server.http import HttpServer
+from kdns.server.tcp import TcpServer, open_tcp
+from kdns.server.udp import UdpServer, open_udp
+from kdns.wire import names
+
+log = logging.getLogger("kdns")
+
+DRAIN_SECONDS = 5.0
+_NAMES = [plugin.name for plugin in PLUGINS]
+
+
+class Listener(msgspec.Struct, frozen=True):
+    """One address and port, and the zones that are served there. An empty address is all addresses."""
+
+    address: str
+    port: int
+    sites: tuple[Site, ...]
+
+
+class Configuration(msgspec.Struct, frozen=True):
+    """What a Corefile amounts to, ready to be started."""
+
+    process: Process
+    blocks: tuple[Block, ...]
+    listeners: tuple[Listener, ...]
+    warnings: tuple[Problem, ...]
+
+    @property
+    def plugins(self) -> list[Plugin]:
+        """The plugins of all blocks, in the order of their blocks and of the chain."""
+        return [plugin for block in self.blocks for plugin in block.plugins]
+
+
+def build(corefile: Corefile, process: Process) -> Configuration:
+    """Make plugins and chains of a Corefile. Raises ConfigError with every mistake in it."""
+    problems: list[Problem] = list(corefile.warnings)
+    blocks = [(server_block, _build_block(server_block, process, problems)) for server_block in corefile.blocks]
+    if any(not problem.warning for problem in problems):
+        raise ConfigError(problems)
+    listeners = _listeners(blocks, problems)
+    if any(not problem.warning for problem in problems):
+        raise ConfigError(problems)
+    process.plugins = [plugin for _, block in blocks for plugin in block.plugins]
+    return Configuration(process, tuple(block for _, block in blocks), tuple(listeners), tuple(problems))
+
+
+def _build_block(server_block: ServerBlock, process: Process, problems: list[Problem]) -> Block:
+    zones = list(dict.fromkeys(names.from_text(key.zone) for key in server_block.keys))
+    block = Block(process, zones, server_block.keys[0].port)
+    for directive in server_block.directives:
+        if directive.name.text not in _NAMES:
+            problems.append(unknown_directive(directive.name, _NAMES))
+    made: list[tuple[type[Plugin], object]] = []
+    for plugin in PLUGINS:
+        directives = server_block.named(plugin.name)
+        options = plugin.read(directives, problems) if directives else None
+        if options is not None:
+            made.append((plugin, options))
+    # A plugin may count on all options of its block being right, so none is made before all are read.
+    if not any(not problem.warning for problem in problems):
+        for plugin, options in made:
+            try:
+                block.plugins.append(plugin(options, block))
+                block.plugins[-1].configure(block)
+            except ConfigError as error:
+                problems.extend(error.problems)
+    return block
+
+
+def _listeners(blocks: Iterable[tuple[ServerBlock, Block]], problems: list[Problem]) -> list[Listener]:
+    sites: dict[tuple[str, int], dict[bytes, Site]] = {}
+    first: dict[tuple[str, int, bytes], Key] = {}
+    for server_block, block in blocks:
+        chain = fold([plugin.handle for plugin in block.plugins if plugin.handle is not None])
+        for key in server_block.keys:
+            zone = names.from_text(key.zone)
+            for address in block.addresses or [""]:
+                place = (address, key.port)
+                if (*place, zone) in first:
+                    before = first[(*place, zone)].token
+                    problems.append(
+                        Problem(
+                            f"cannot serve {key.zone} on port {key.port} twice",
+                            key.token.place(),
+                            hint=f"it is already defined in line {before.line} of {before.file}",
+                        )
+                    )
+                    continue
+                first[(*place, zone)] = key
+                sites.setdefault(place, {})[zone] = Site(zone, chain, _server_label(address, key.port))
+    return [Listener(address, port, tuple(found.values())) for (address, port), found in sites.items()]
+
+
+def _server_label(address: str, port: int) -> str:
+    return f"dns://{f'[{address}]' if ':' in address else address}:{port}"
+
+
+class App:
+    """Runs a configuration: `start`, then `stop`. Everything happens in the running loop."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        self._configuration = configuration
+        self._process = configuration.process
+        self._feeds: list[asyncio.Task[None]] = []
+        self._udp: list[UdpServer] = []
+        self._tcp: list[TcpServer] = []
+        self._http = HttpServer(route for plugin in configuration.plugins for route in plugin.routes())
+
+    async def start(self) -> None:
+        """Open the probes, wait until the plugins can answer, then listen. Raises ConfigError and then holds nothing."""
+        try:
+            await self._http.start()
+            self._process.addresses = own_addresses(listener.address for listener in self._configuration.listeners)
+            plugins = self._configuration.plugins
+            self._feeds = [asyncio.create_task(_feed(plugin)) for plugin in plugins]
+            await asyncio.gather(*(plugin.started() for plugin in plugins))
+            self._listen()
+        except BaseException:
+            await self._close()
+            raise
+
+    async def stop(self) -> None:
+        """Say so to the probes, serve on as long as plugins ask for, then drain and close."""
+        self._process.stopping = True
+        await asyncio.gather(*(plugin.stopping() for plugin in self._configuration.plugins))
+        servers: list[UdpServer | TcpServer] = [*self._udp, *self._tcp]
+        await asyncio.gather(*(server.stop(DRAIN_SECONDS) for server in servers))
+        await self._close()
+
+    def _listen(self) -> None:
+        for listener in self._configuration.listeners:
+            responder = Responder(listener.sites, self._process, self._process.metrics)
+            udp, tcp = _sockets(listener)
+            self._udp += [UdpServer(responder, sock) for sock in udp]
+            self._tcp.append(TcpServer(responder, tcp))
+        for server in self._udp:
+            server.start()
+            self._process.metrics.read(metrics.PACKETS_DROPPED, _udp_drops(server))
+            self._process.metrics.read(metrics.UDP_SEND_DROPS, _udp_send_drops(server))
+        for tcp_server in self._tcp:
+            tcp_server.start()
+
+    async def _close(self) -> None:
+        for task in self._feeds:
+            task.cancel()
+        await asyncio.gather(*self._feeds, return_exceptions=True)
+        await self._http.stop()
+        for plugin in self._configuration.plugins:
+            plugin.close()
+
+
+def own_addresses(listening: Iterable[str]) -> list[bytes]:
+    """The server's own addresses, packed: where it listens, loopback ones only if there are no others."""
+    found: list[bytes] = []
+    for address in dict.fromkeys(listening):
+        texts = [address] if address else [text for _, text in interface_addresses() if "%" not in text]
+        found += [packed for packed in map(pack_address, texts) if packed is not None]
+    outside = [packed for packed in found if not ipaddress.ip_address(packed).is_loopback]
+    return list(dict.fromkeys(outside or found))
+
+
+async def _feed(plugin: Plugin) -> None:
+    try:
+        await plugin.feed()
+    except asyncio.CancelledError:
+        raise
+    except Exception:
+        # The names that it feeds stay as they are; the process has others to serve.
+        log.exception("%s: the background work of this directive failed and has ended", plugin.name)
+
+
+def _udp_drops(server: UdpServer) -> Callable[[], dict[tuple[str, ...], float]]:
+    return lambda: {
+        ("source_port",): server.dropped_ports,
+        ("too_many_waiting",): server.dropped_pending,
+        ("receive_error",): server.receive_errors,
+    }
+
+
+def _udp_send_drops(server: UdpServer) -> Callable[[], dict[tuple[str, ...], float]]:
+    return lambda: {("would_block",): server.dropped_sends, ("error",): server.send_errors}
+
+
+def _sockets(listener: Listener) -> tuple[list[socket.socket], list[socket.socket]]:
+    """UDP and TCP sockets of a listener: of both families where it has no address. Raises ConfigError."""
+    udp: list[socket.socket] = []
+    tcp: list[socket.socket] = []
+    addresses = [listener.address] if listener.address else ["0.0.0.0", "::"]
+    try:
+        for address in addresses:
+            try:
+                udp.append(open_udp(address, listener.port, reuse_port=True))
+                tcp.append(open_tcp(address, listener.port, reuse_port=True))
+            except OSError as error:
+                # A machine without IPv6 still has all of IPv4.
+                if not listener.address and address == "::" and error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                    continue
+                raise
+    except OSError as error:
+        for sock in udp + tcp:
+            sock.close()
+        raise ConfigError([_cannot_listen(listener, error)]) from error
+    return udp, tcp
+
+
+def _cannot_listen(listener: Listener, error: OSError) -> Problem:
+    where = f"{f'[{listener.address}]' if ':' in listener.address else listener.address}:{listener.port}"
+    if error.errno == errno.EADDRINUSE:
+        return Problem(f"{where} is taken", hint=f"another port may be free, such as {_free_port(listener.address)}")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return Problem(f"not allowed to listen on {where}", hint="ports below 1024 need the right NET_BIND_SERVICE")
+    return Problem(f"can't listen on {where}: {os.strerror(error.errno or 0)}")
+
+
+def _free_port(address: str) -> int:
+    """A port that is free for UDP and TCP at this moment."""
+    for candidate in (1053, 2053, 5533, 8053, 10053, 0):
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            tcp = stack.enter_context(open_tcp(address or "0.0.0.0", candidate))
+            port = int(tcp.getsockname()[1])
+            stack.enter_context(open_udp(address or "0.0.0.0", port))
+            return port
+    return 0

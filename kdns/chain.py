@@ -1,0 +1,351 @@
+"""The contract of plugins: Request, Answer, Plugin; folding handlers into one callable, and stepping it by hand.
+
+A query runs through a chain of `async def handle(request, next) -> Answer`, yet never in a task: `start` steps the coroutine,
+and an answer that needs no waiting comes back at once. A handler waits only through `await request.wait(coroutine)`,
+which runs that coroutine in a task of its own; when it is done the chain is stepped again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from kdns.corefile import Directive
+from kdns.errors import KdnsError, Problem
+from kdns.metrics import Metrics
+from kdns.options import Options, parse_options
+from kdns.wire import names
+from kdns.wire.query import Query
+from kdns.wire.records import CLASS_IN, Rcode, Record
+
+T = TypeVar("T")
+Tag = tuple[Any, ...]
+Next = Callable[["Request"], Coroutine[Any, Any, "Answer"]]
+
+# How often one query may ask the whole server again (ExternalName, rewrite, templates) before it is a loop.
+DEEPEST = 8
+
+
+class Answer:
+    """What a handler says: a response code, three sections of records, and what the server should make of them.
+
+    `plugin` is who answered, for metrics. `error` is an extended error's code and text (RFC 8914). `cause` is what went wrong,
+    for the `errors` directive. `flags` are AA, RA, AD and TC as they stand in a header; AA unless told otherwise.
+    """
+
+    __slots__ = ("additional", "answer", "authority", "cause", "error", "flags", "plugin", "rcode")
+
+    def __init__(
+        self,
+        rcode: int = Rcode.NOERROR,
+        answer: Sequence[Record] = (),
+        authority: Sequence[Record] = (),
+        additional: Sequence[Record] = (),
+        flags: int = 0x0400,
+        plugin: str = "",
+        error: tuple[int, str] | None = None,
+        cause: str = "",
+    ) -> None:
+        self.rcode = rcode
+        self.answer = answer
+        self.authority = authority
+        self.additional = additional
+        self.flags = flags
+        self.plugin = plugin
+        self.error = error
+        self.cause = cause
+
+    @property
+    def unclaimed(self) -> bool:
+        """Whether no plugin took the question as its own."""
+        return self.rcode == Rcode.REFUSED and not self.plugin
+
+
+def failure(cause: str, plugin: str = "", error: tuple[int, str] | None = None, rcode: int = Rcode.SERVFAIL) -> Answer:
+    """An answer that only says that there is none: SERVFAIL unless told otherwise, not authoritative."""
+    return Answer(rcode, flags=0, plugin=plugin, error=error, cause=cause)
+
+
+class Server(Protocol):
+    """What a request needs of the server that runs it: to be answered from the start, by whichever block is right."""
+
+    def resolve(self, request: Request) -> Coroutine[Any, Any, Answer]: ...
+
+
+class Request:
+    """One question on its way through the chain.
+
+    `tags` gathers what the answer depends on; `keep` is False once it depends on more than its tags and its question.
+    `now` is the time of arrival in seconds since 1970. `zone` is the zone of the server block that runs it.
+    """
+
+    __slots__ = (
+        "_callbacks",
+        "_client",
+        "_local",
+        "depth",
+        "keep",
+        "now",
+        "query",
+        "server",
+        "tags",
+        "transport",
+        "zone",
+    )
+
+    def __init__(
+        self,
+        query: Query,
+        server: Server,
+        transport: str = "udp",
+        client: tuple[str, int] = ("127.0.0.1", 0),
+        local: tuple[str, int] = ("127.0.0.1", 53),
+        now: float = 0.0,
+    ) -> None:
+        self.query = query
+        self.server = server
+        self.transport = transport
+        self._client = client
+        self._local = local
+        self.now = now
+        self.zone = b"\x00"
+        self.depth = 0
+        self.tags: set[Tag] = set()
+        self.keep = True
+        self._callbacks: list[Callable[[bytes, Answer], None]] | None = None
+
+    @property
+    def client(self) -> tuple[str, int]:
+        """The client's address and port; an answer that read it is not kept for others."""
+        self.keep = False
+        return self._client
+
+    @property
+    def local(self) -> tuple[str, int]:
+        """The address and port that the client asked; an answer that read it is not kept."""
+        self.keep = False
+        return self._local
+
+    async def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run something that waits; the only way for a handler to do so."""
+        task = asyncio.get_running_loop().create_task(coroutine)
+        await _Waiting(task)
+        return task.result()
+
+    async def ask(self, name: bytes, rtype: int) -> Answer:
+        """What the whole server answers to another question of the same client; SERVFAIL when they nest too deep."""
+        if self.depth >= DEEPEST:
+            return failure("questions within a question nest too deep")
+        query = Query(self.query.id, self.query.flags, name, names.labels_of(name.lower()), rtype, CLASS_IN)
+        query.do = self.query.do
+        child = Request(query, self.server, self.transport, self._client, self._local, self.now)
+        child.depth = self.depth + 1
+        child.tags = self.tags
+        answer = await self.server.resolve(child)
+        self.keep = self.keep and child.keep
+        return answer
+
+    def after_reply(self, callback: Callable[[bytes, Answer], None]) -> None:
+        """Call back with the bytes of the reply once they are made; the reply is then not kept."""
+        self.keep = False
+        if self._callbacks is None:
+            self._callbacks = []
+        self._callbacks.append(callback)
+
+    def replied(self, reply: bytes, answer: Answer) -> None:
+        """Tell those who asked to be told. An error of theirs must not cost the client its answer."""
+        for callback in self._callbacks or ():
+            callback(reply, answer)
+
+
+class Route:
+    """An HTTP path that a plugin serves: `respond` gives status, body and content type at each request."""
+
+    __slots__ = ("address", "path", "port", "respond")
+
+    def __init__(
+        self, address: str, port: int, path: str, respond: Callable[[dict[str, str]], tuple[int, bytes, str]]
+    ) -> None:
+        self.address = address
+        self.port = port
+        self.path = path
+        self.respond = respond
+
+
+class Process:
+    """What plugins may know of the whole process: its plugins, its phase, its metrics, its clock (seconds since 1970).
+
+    `addresses` are the server's own, packed: those that are no loopback addresses if there are any, else where it listens.
+    """
+
+    def __init__(self, metrics: Metrics, clock: Callable[[], float] = time.time) -> None:
+        self.metrics = metrics
+        self.clock = clock
+        self.plugins: list[Plugin] = []
+        self.stopping = False
+        self.addresses: list[bytes] = []
+
+    def forget(self, tags: set[Tag]) -> None:
+        """Drop the kept answers that depend on any of these tags."""
+
+
+class Block:
+    """A server block while its plugins are configured: its zones (wire form), port and where it listens."""
+
+    def __init__(self, process: Process, zones: Sequence[bytes], port: int) -> None:
+        self.process = process
+        self.zones = tuple(zones)
+        self.port = port
+        self.addresses: list[str] = []
+        self.plugins: list[Plugin] = []
+
+    @property
+    def server(self) -> str:
+        """The block's `server` label in metrics, such as `dns://:53`."""
+        host = self.addresses[0] if len(self.addresses) == 1 else ""
+        return f"dns://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+
+class Plugin:
+    """The parent of every directive. A plugin defines what it needs of these; `handle` puts it into the chain."""
+
+    name: ClassVar[str]
+    options: ClassVar[type[Options]]
+    handle: Callable[[Request, Next], Coroutine[Any, Any, Answer]] | None = None
+
+    def __init__(self, options: Any, block: Block) -> None: ...
+
+    @classmethod
+    def read(cls, directives: Sequence[Directive], problems: list[Problem]) -> Any:
+        """The options of all uses of the directive in one block, or None after a mistake, which is in `problems`."""
+        return parse_options(cls.options, directives, problems)
+
+    def configure(self, block: Block) -> None:
+        """Change the block before it listens (bind)."""
+
+    async def feed(self) -> None:
+        """Run in the background as long as the configuration holds."""
+
+    async def started(self) -> None:
+        """Return once the plugin can answer, or must do without; the server listens after that.
+
+        Raises ConfigError where what the user gave can't be served at all.
+        """
+
+    def notices(self) -> Iterable[str]:
+        """Lines for the log at start: what is accepted and not honoured, what was chosen."""
+        return ()
+
+    def routes(self) -> Iterable[Route]:
+        """HTTP paths to serve."""
+        return ()
+
+    def ready(self) -> bool:
+        """Whether the plugin can do its work; the `ready` directive asks until it has been so once."""
+        return True
+
+    async def stopping(self) -> None:
+        """Called first when the process is told to end; the server goes on serving until it returns."""
+
+    def close(self) -> None:
+        """Let go of what the plugin holds; called after the last answer."""
+
+
+class ChainError(KdnsError):
+    """A handler awaited something else than `request.wait`."""
+
+
+class _Waiting:
+    """What a chain yields while it waits: the task, nothing else."""
+
+    __slots__ = ("task",)
+
+    def __init__(self, task: asyncio.Task[Any]) -> None:
+        self.task = task
+
+    def __await__(self) -> Generator[_Waiting, None, None]:
+        if not self.task.done():
+            try:
+                yield self
+            except GeneratorExit:
+                self.task.cancel()
+                raise
+
+
+def fold(handlers: Sequence[Callable[[Request, Next], Coroutine[Any, Any, Answer]]]) -> Next:
+    """One callable out of a chain of handlers; behind the last one is SERVFAIL."""
+    call: Next = _no_next
+    for handle in reversed(handlers):
+        call = _link(handle, call)
+    return call
+
+
+def start(coroutine: Coroutine[Any, Any, Answer], done: Callable[[Answer | BaseException], None]) -> Answer | Waiter:
+    """Step a chain: its answer if it needs no waiting, else a `Waiter`, and `done` is called later."""
+    try:
+        waiting = coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+    return Waiter(coroutine, waiting, done)
+
+
+class Waiter:
+    """A chain that waits for a task. `cancel` ends it and whatever it waits for."""
+
+    __slots__ = ("_coroutine", "_done", "_task")
+
+    def __init__(
+        self, coroutine: Coroutine[Any, Any, Answer], waiting: Any, done: Callable[[Answer | BaseException], None]
+    ) -> None:
+        self._coroutine = coroutine
+        self._done = done
+        self._task: asyncio.Task[Any] | None = None
+        self._follow(waiting)
+
+    def cancel(self) -> None:
+        """Give up: the task is cancelled and the chain closed, so that both clean up; `done` is not called."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.remove_done_callback(self._step)
+            task.cancel()
+            self._coroutine.close()
+
+    def _follow(self, waiting: Any) -> None:
+        if not isinstance(waiting, _Waiting):
+            self._coroutine.close()
+            asyncio.get_running_loop().call_soon(
+                self._done, ChainError(f"a handler awaited {waiting!r}; it may wait only through request.wait")
+            )
+            return
+        self._task = waiting.task
+        waiting.task.add_done_callback(self._step)
+
+    def _step(self, _task: asyncio.Task[Any]) -> None:
+        self._task = None
+        try:
+            waiting = self._coroutine.send(None)
+        except StopIteration as stop:
+            self._done(stop.value)
+        except asyncio.CancelledError as error:
+            self._done(error)
+        except Exception as error:
+            self._done(error)
+        else:
+            self._follow(waiting)
+
+
+def _link(handle: Callable[[Request, Next], Coroutine[Any, Any, Answer]], call: Next) -> Next:
+    def link(request: Request) -> Coroutine[Any, Any, Answer]:
+        return handle(request, call)
+
+    return link
+
+
+async def _no_next(request: Request) -> Answer:
+    # RFC 8906 and every authoritative server: what is nobody's here is refused, not failed.
+    return failure("", rcode=Rcode.REFUSED)
+
+
+__all__ = ["Answer", "Awaitable", "Block", "Next", "Plugin", "Process", "Request", "Route", "failure", "fold", "start"]

@@ -1,0 +1,128 @@
+"""The `kdns` command: parse, call one function, print. stdout is data, stderr is talk; 0 done, 1 found wrong, 2 asked wrong."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Sequence
+
+
+import click
+
+from kdns import __version__, corefile, dump, logs, serve
+from kdns.errors import ConfigError, KdnsError, Problem, draw
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def kdns() -> None:
+    """The cluster DNS server for Kubernetes."""
+
+
+@kdns.command("serve")
+@click.option("--inventory", "-i", multiple=True, metavar="PATH", help="Manifests to serve: a file, a folder, a glob.")
+@click.option("--corefile", "corefile_path", metavar="FILE", help="Serve what a Corefile says instead.")
+@click.option("--listen", "-l", multiple=True, metavar="ADDR:PORT", help="Where to listen. [127.0.0.1:1053]")
+@click.option("--zone", default="cluster.local", show_default=True, help="The domain of the cluster.")
+@click.option("--forward", metavar="ADDR", help="Who answers for all other names, such as 192.0.2.1 or /etc/resolv.conf.")
+@click.option("--service-cidr", multiple=True, metavar="CIDR", help="Where services get addresses from. [10.96.0.0/12]")
+@click.option("--cluster-ips", type=click.Choice(["allocate", "endpoints"]), default="allocate", show_default=True)
+@click.option("--print-corefile", is_flag=True, help="Print the Corefile that the options amount to, and end.")
+def serve_command(
+    inventory: tuple[str, ...],
+    corefile_path: str | None,
+    listen: tuple[str, ...],
+    zone: str,
+    forward: str | None,
+    service_cidr: tuple[str, ...],
+    cluster_ips: str,
+    print_corefile: bool,
+) -> None:
+    """Serve DNS from an inventory of manifests, or as a Corefile says."""
+    if bool(inventory) == bool(corefile_path):
+        raise click.UsageError("give either --inventory PATH or --corefile FILE")
+    if corefile_path:
+        parsed = corefile.load(corefile_path)
+    else:
+        text = serve.corefile_text(serve.Wish(inventory, listen, zone, forward, service_cidr, cluster_ips))
+        parsed = corefile.parse(text, "options of `kdns serve`")
+    if print_corefile:
+        click.echo(corefile.render(parsed), nl=False)
+        return
+    logs.configure(sys.stderr, colour=_colour(sys.stderr.isatty()))
+    serve.run(parsed, _show_start)
+
+
+@kdns.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+def check(files: tuple[str, ...]) -> None:
+    """Tell every mistake of Corefiles and inventories, without a cluster, a network or a port."""
+    problems: list[Problem] = []
+    for file in files:
+        problems += serve.check(file)
+    _show(problems)
+    wrong = sum(not problem.warning for problem in problems)
+    if wrong:
+        click.echo(f"{wrong} {'mistake' if wrong == 1 else 'mistakes'}", err=True)
+        raise SystemExit(1)
+    click.echo(f"{len(files)} checked, no mistake" + (f", {len(problems)} warnings" if problems else ""), err=True)
+
+
+@kdns.command("dump")
+@click.option("--inventory", "-i", multiple=True, required=True, metavar="PATH", help="A file, a folder, a glob.")
+@click.option("--format", "form", type=click.Choice(["yaml", "zone"]), default="yaml", show_default=True)
+@click.option("--zone", default="cluster.local", show_default=True, help="The zone to print; a reverse one has the PTRs.")
+@click.option("--ttl", type=click.IntRange(0, 3600), default=5, show_default=True, help="Seconds, with `--format zone`.")
+@click.option("--service-cidr", multiple=True, metavar="CIDR", help="Where services get addresses from. [10.96.0.0/12]")
+@click.option("--cluster-ips", type=click.Choice(["allocate", "endpoints"]), default="allocate", show_default=True)
+def dump_command(
+    inventory: tuple[str, ...], form: str, zone: str, ttl: int, service_cidr: tuple[str, ...], cluster_ips: str
+) -> None:
+    """Print an inventory as a zone file, or as manifests with the addresses and endpoints that it amounts to."""
+    options = serve.inventory_options(service_cidr, cluster_ips)
+    for line in dump.as_zone(inventory, options, zone, ttl) if form == "zone" else dump.as_yaml(inventory, options):
+        sys.stdout.write(line + "\n")
+
+
+@kdns.command()
+def version() -> None:
+    """Print the versions of kdns and of what it runs on."""
+    click.echo(f"kdns {__version__}\nPython {platform.python_version()} {platform.system()} {platform.machine()}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and end the process: 0 done, 1 found wrong, 2 asked wrong."""
+    try:
+        kdns.main(args=list(arguments) if arguments is not None else None, prog_name="kdns", standalone_mode=False)
+    except ConfigError as error:
+        _show(error.problems)
+        raise SystemExit(1) from None
+    except KdnsError as error:
+        click.echo(f"error: {error}", err=True)
+        raise SystemExit(1) from None
+    except click.ClickException as error:
+        error.show()
+        raise SystemExit(2) from None
+    except click.exceptions.Abort:
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        # Who read our output has what it wanted, as `head` does.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
+
+
+def _show(problems: Sequence[Problem]) -> None:
+    colour = _colour(sys.stderr.isatty())
+    for problem in problems:
+        click.echo(draw(problem, colour) + "\n", err=True, color=colour)
+
+
+def _show_start(lines: Sequence[str]) -> None:
+    for line in lines:
+        click.echo(line, err=True)
+
+
+def _colour(terminal: bool) -> bool:
+    return terminal and not os.environ.get("NO_COLOR")
+
+

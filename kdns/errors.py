@@ -1,0 +1,87 @@
+"""What can go wrong, by culprit, and how a user's mistake is drawn.
+
+Three culprits, three kinds: the user (`ConfigError`, with every mistake of one run), the peer (`PeerError`,
+handled at the edge and counted), and us (any other exception: it costs one query and is logged once).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+
+class KdnsError(Exception):
+    """The parent of every error that kdns raises on purpose."""
+
+
+class PeerError(KdnsError):
+    """A client, an upstream or the API server sent what it should not have."""
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where in a file a user's mistake stands; lines and columns count from 1, length in characters."""
+
+    file: str
+    line: int = 0
+    column: int = 0
+    length: int = 1
+    text: str = ""
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """One mistake or warning, with what is needed to draw it.
+
+    `subject` names the object and field (`Service shop/web: spec.ports[0].port`) where there is one;
+    `expected` is the sentence after the drawing, `hint` the advice after that.
+    """
+
+    message: str
+    place: Place | None = None
+    subject: str = ""
+    expected: str = ""
+    hint: str = ""
+    warning: bool = False
+
+
+class ConfigError(KdnsError):
+    """The user's mistakes: all that one run found, in the order in which they stand in the files."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems: tuple[Problem, ...] = tuple(problems)
+        super().__init__("\n".join(draw(problem) for problem in self.problems))
+
+
+def draw(problem: Problem, colour: bool = False) -> str:
+    """The small page that tells one problem: what, where with a caret, what was expected, a hint."""
+    kind, paint = ("warning", "33;1") if problem.warning else ("error", "31;1")
+    lines = [f"{_paint(kind, paint, colour)}: {problem.message}"]
+    place = problem.place
+    if place is not None:
+        lines.append(f"  {place.file}" + (f":{place.line}:{place.column}" if place.line else ""))
+    if problem.subject:
+        lines.append(f"  in {problem.subject}")
+    if place is not None and place.text and place.line:
+        number = str(place.line)
+        # A tab would put the caret elsewhere in each terminal.
+        shown = place.text.replace("\t", " ")
+        lines.append(f"    {number} | {shown}")
+        if place.column:
+            carets = _paint("^" * max(1, place.length), paint, colour)
+            lines.append(f"    {' ' * len(number)} | {' ' * (place.column - 1)}{carets}")
+    if problem.expected:
+        lines.append(f"  expected {problem.expected}")
+    if problem.hint:
+        lines.append(f"{_paint('hint', '36', colour)}: {problem.hint}")
+    return "\n".join(lines)
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """The known word that `word` was probably meant to be, or an empty string."""
+    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return matches[0] if matches else ""
+
+
+def _paint(text: str, code: str, colour: bool) -> str:
+    return f"\x1b[{code}m{text}\x1b[0m" if colour else text

@@ -1,0 +1,523 @@
+"""The model of a cluster: what events left behind, indexed by the names and addresses that are asked for.
+
+`apply` takes one event and says which tags changed; a kept answer that bears one of them is old. The model doesn't know where events come from, and holds
+no records: `schema` computes those when they are asked for. Names are lower-case bytes as they stand in a
+packet, addresses are packed (4 or 16 bytes).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from enum import Enum, auto
+from sys import intern
+from typing import TypeVar
+
+from kdns.kubernetes.objects import (
+    Delete,
+    Endpoint,
+    EndpointSlice,
+    Event,
+    Namespace,
+    Pod,
+    Put,
+    Service,
+    ServicePort,
+    Synced,
+)
+from kdns.wire import names
+
+# What an answer may depend on. The first word says what the rest names.
+Tag = tuple[str, *tuple[bytes, ...]]
+
+V = TypeVar("V")
+
+SERIAL: Tag = ("serial",)
+NO_PORT = -1
+_MAPPED = b"\x00" * 10 + b"\xff\xff"
+
+
+def service_tag(namespace: bytes, name: bytes) -> Tag:
+    """On whatever is answered from one service, or from there being none of that name."""
+    return ("service", namespace, name)
+
+
+def namespace_tag(namespace: bytes) -> Tag:
+    """On whatever lies below a namespace, or is missing for want of it."""
+    return ("namespace", namespace)
+
+
+def pod_tag(namespace: bytes, address: bytes) -> Tag:
+    """On a pod record that was verified."""
+    return ("pod", namespace, address)
+
+
+def reverse_tag(address: bytes) -> Tag:
+    """On every PTR, and on its absence."""
+    return ("reverse", address)
+
+
+class Kind(Enum):
+    """What DNS makes of a service; NodePort and LoadBalancer are ClusterIP services to it."""
+
+    ABSENT = auto()  # only slices of it were seen
+    CLUSTER_IP = auto()
+    HEADLESS = auto()
+    EXTERNAL_NAME = auto()
+
+
+class Port:
+    """A port of a service or slice: name and protocol in lower case, `NO_PORT` where the number is missing."""
+
+    __slots__ = ("name", "number", "protocol")
+
+    def __init__(self, name: bytes, protocol: bytes, number: int) -> None:
+        self.name = name
+        self.protocol = protocol
+        self.number = number
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Port) and (self.name, self.protocol, self.number) == (
+            other.name,
+            other.protocol,
+            other.number,
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.protocol, self.number))
+
+
+class Ready:
+    """A ready address of a slice under its endpoint label; `named` tells a label that is a hostname from a dashed address."""
+
+    __slots__ = ("address", "label", "named")
+
+    def __init__(self, address: bytes, label: bytes, named: bool) -> None:
+        self.address = address
+        self.label = label
+        self.named = named
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Ready) and (self.address, self.label, self.named) == (
+            other.address,
+            other.label,
+            other.named,
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.address, self.label))
+
+
+class SliceModel:
+    """What DNS needs of an EndpointSlice. Not-ready endpoints are a count."""
+
+    __slots__ = ("name", "not_ready", "ports", "ready", "service")
+
+    def __init__(
+        self, name: str, service: ServiceModel, ready: tuple[Ready, ...], not_ready: int, ports: tuple[Port, ...]
+    ) -> None:
+        self.name = name
+        self.service = service
+        self.ready = ready
+        self.not_ready = not_ready
+        self.ports = ports
+
+    def same_as(self, other: SliceModel) -> bool:
+        return (
+            self.service is other.service
+            and self.ready == other.ready
+            and self.ports == other.ports
+            and (self.not_ready == other.not_ready)
+        )
+
+
+class ServiceModel:
+    """What DNS needs of a Service, and the slices that name it, which may come before it."""
+
+    __slots__ = ("_by_label", "_candidates", "addresses", "external", "kind", "name", "namespace", "ports", "slices")
+
+    def __init__(self, namespace: bytes, name: bytes) -> None:
+        self.namespace = namespace
+        self.name = name
+        self.kind = Kind.ABSENT
+        self.addresses: tuple[bytes, ...] = ()
+        self.ports: tuple[Port, ...] = ()
+        self.external = b""
+        self.slices: dict[str, SliceModel] = {}
+        self._candidates: list[tuple[Ready, Port]] | None = None
+        self._by_label: dict[bytes, list[tuple[Ready, Port]]] | None = None
+
+    @property
+    def state(self) -> tuple[Kind, tuple[bytes, ...], tuple[Port, ...], bytes]:
+        return self.kind, self.addresses, self.ports, self.external
+
+    @property
+    def tag(self) -> Tag:
+        return service_tag(self.namespace, self.name)
+
+    def candidates(self) -> list[tuple[Ready, Port]]:
+        """Each ready address with each port of its slice, in a fixed order: by address, then slice, then port."""
+        if self._candidates is None:
+            found = [
+                (ready, port) for _, part in sorted(self.slices.items()) for ready in part.ready for port in part.ports
+            ]
+            found.sort(key=lambda pair: (len(pair[0].address), pair[0].address))
+            self._candidates = found
+        return self._candidates
+
+    def at_label(self, label: bytes) -> list[tuple[Ready, Port]]:
+        """The candidates whose endpoint has this label."""
+        if self._by_label is None:
+            index: dict[bytes, list[tuple[Ready, Port]]] = {}
+            for pair in self.candidates():
+                index.setdefault(pair[0].label, []).append(pair)
+            self._by_label = index
+        return self._by_label.get(label, [])
+
+    def has_ready(self) -> bool:
+        """Whether any endpoint of any family is ready."""
+        return any(part.ready for part in self.slices.values())
+
+    def forget(self) -> None:
+        """Slices changed: what was computed from them is old."""
+        self._candidates = self._by_label = None
+
+
+class _PodModel:
+    __slots__ = ("addresses", "namespace")
+
+    def __init__(self, namespace: bytes, addresses: tuple[bytes, ...]) -> None:
+        self.namespace = namespace
+        self.addresses = addresses
+
+
+class Cluster:
+    """The objects that one `kubernetes` directive shows. `clock` gives seconds since 1970, for the serial."""
+
+    def __init__(self, clock: Callable[[], float], endpoint_pod_names: bool = False) -> None:
+        self._clock = clock
+        self._endpoint_pod_names = endpoint_pod_names
+        self.synced = False
+        self.serial = int(clock()) & 0xFFFFFFFF
+        self.skipped = 0
+        self.namespaces: set[bytes] = set()
+        self.services: dict[bytes, dict[bytes, ServiceModel]] = {}
+        self._slices: dict[tuple[str, str], SliceModel] = {}
+        self._pods: dict[tuple[str, str], _PodModel] = {}
+        self._pods_at: dict[tuple[bytes, bytes], int] = {}
+        self._services_at: dict[bytes, tuple[ServiceModel, ...]] = {}
+        self._endpoints_at: dict[bytes, tuple[tuple[ServiceModel, Ready], ...]] = {}
+        self._ports: dict[Port, Port] = {}
+
+    # What is asked
+
+    def service(self, namespace: bytes, name: bytes) -> ServiceModel | None:
+        """The service of that name, if it exists."""
+        service = self.services.get(namespace, {}).get(name)
+        return None if service is None or service.kind is Kind.ABSENT else service
+
+    def services_at(self, address: bytes) -> list[ServiceModel]:
+        """The services that have this ClusterIP, in visible namespaces, lowest name first."""
+        found = [service for service in self._services_at.get(address, ()) if service.namespace in self.namespaces]
+        return sorted(found, key=lambda service: (service.namespace, service.name))
+
+    def endpoints_at(self, address: bytes) -> list[tuple[ServiceModel, Ready]]:
+        """The existing services that have a ready endpoint with this address, each with the endpoint."""
+        return [
+            (service, ready)
+            for service, ready in self._endpoints_at.get(address, ())
+            if service.kind in (Kind.CLUSTER_IP, Kind.HEADLESS) and service.namespace in self.namespaces
+        ]
+
+    def has_pod(self, namespace: bytes, address: bytes) -> bool:
+        """Whether a live pod of the namespace has this address."""
+        return (namespace, address) in self._pods_at
+
+    def all_services(self) -> Iterator[ServiceModel]:
+        """Every service of a visible namespace, in the order of namespace and name."""
+        for namespace in sorted(self.namespaces):
+            for _, service in sorted(self.services.get(namespace, {}).items()):
+                if service.kind is not Kind.ABSENT:
+                    yield service
+
+    def all_pods(self) -> list[tuple[bytes, bytes]]:
+        """Namespace and address of every live pod."""
+        return sorted(key for key in self._pods_at if key[0] in self.namespaces)
+
+    def known_addresses(self) -> set[bytes]:
+        """Every address that may have a PTR record."""
+        return self._services_at.keys() | self._endpoints_at.keys()
+
+    # What changes
+
+    def apply(self, event: Event) -> set[Tag]:
+        """Take in one event. Returns the tags of what changed for DNS: none when nothing that DNS shows did."""
+        match event:
+            case Put(object=Namespace() as object):
+                changed = self._put_namespace(object)
+            case Put(object=Service() as object):
+                changed = self._put_service(object)
+            case Put(object=EndpointSlice() as object):
+                changed = self._put_slice(object)
+            case Put(object=Pod() as object):
+                changed = self._put_pod(object)
+            case Delete(kind="Namespace", name=name):
+                changed = self._delete_namespace(name.lower().encode())
+            case Delete(kind="Service", namespace=namespace, name=name):
+                changed = self._delete_service(namespace.lower().encode(), name.lower().encode())
+            case Delete(kind="EndpointSlice", namespace=namespace, name=name):
+                changed = self._replace_slice((namespace, name), None)
+            case Delete(kind="Pod", namespace=namespace, name=name):
+                changed = self._replace_pod((namespace, name), None)
+            case Synced():
+                self.synced = True
+                return set()
+            case _:
+                return set()
+        if changed:
+            self.serial = _next_serial(self.serial, int(self._clock()))
+            changed.add(SERIAL)
+        return changed
+
+    def _put_namespace(self, object: Namespace) -> set[Tag]:
+        name = object.metadata.name.lower().encode()
+        if name in self.namespaces:
+            return set()
+        self.namespaces.add(name)
+        return self._namespace_changed(name)
+
+    def _delete_namespace(self, name: bytes) -> set[Tag]:
+        if name not in self.namespaces:
+            return set()
+        self.namespaces.remove(name)
+        return self._namespace_changed(name)
+
+    def _namespace_changed(self, name: bytes) -> set[Tag]:
+        changed: set[Tag] = {namespace_tag(name)}
+        for service in self.services.get(name, {}).values():
+            changed |= self._reverse_tags(service)
+        return changed
+
+    def _put_service(self, object: Service) -> set[Tag]:
+        namespace, name = _key(object.metadata.namespace, object.metadata.name)
+        service = self._service(namespace, name)
+        before = service.state
+        addresses_before = service.addresses
+        spec = object.spec
+        service.external = b""
+        if spec.type == "ExternalName":
+            service.kind, service.addresses = Kind.EXTERNAL_NAME, ()
+            service.external = external_target(spec.external_name or "")
+        elif object.addresses[:1] == ["None"]:
+            service.kind, service.addresses = Kind.HEADLESS, ()
+        else:
+            service.kind = Kind.CLUSTER_IP
+            service.addresses = tuple(self._packed(object.addresses))
+        service.ports = tuple(self._service_port(port) for port in spec.ports or ())
+        if service.state == before:
+            return set()
+        for address in set(addresses_before) ^ set(service.addresses):
+            _reindex(self._services_at, address, service, address in service.addresses)
+        return {service.tag} | self._reverse_tags(service) | {reverse_tag(each) for each in addresses_before}
+
+    def _delete_service(self, namespace: bytes, name: bytes) -> set[Tag]:
+        service = self.service(namespace, name)
+        if service is None:
+            return set()
+        changed = {service.tag} | self._reverse_tags(service)
+        for address in service.addresses:
+            _reindex(self._services_at, address, service, False)
+        service.kind, service.addresses, service.ports, service.external = Kind.ABSENT, (), (), b""
+        self._drop_if_empty(service)
+        return changed
+
+    def _put_slice(self, object: EndpointSlice) -> set[Tag]:
+        key = (object.metadata.namespace, object.metadata.name)
+        owner = object.service
+        # Slices without the label belong to nobody that DNS knows, and an FQDN slice has no defined meaning.
+        if not owner or object.address_type == "FQDN":
+            return self._replace_slice(key, None)
+        service = self._service(*_key(object.metadata.namespace, owner))
+        ready: list[Ready] = []
+        not_ready = 0
+        for endpoint in object.endpoints or ():
+            if not endpoint.ready:
+                not_ready += 1
+                continue
+            for packed in self._packed(endpoint.addresses or ()):
+                ready.append(Ready(packed, *self._label(endpoint, packed)))
+        ports = tuple(
+            self._intern(_port(port.name, port.protocol, NO_PORT if port.port is None else port.port))
+            for port in object.ports or ()
+        )
+        # A slice without ports still has addresses: one port that no SRV record shows.
+        model = SliceModel(
+            intern(key[1]), service, tuple(ready), not_ready, ports or (self._intern(Port(b"", b"", NO_PORT)),)
+        )
+        return self._replace_slice(key, model)
+
+    def _replace_slice(self, key: tuple[str, str], model: SliceModel | None) -> set[Tag]:
+        old = self._slices.get(key)
+        if old is not None and model is not None and old.same_as(model):
+            return set()
+        changed: set[Tag] = set()
+        if old is not None:
+            del self._slices[key], old.service.slices[old.name]
+            changed |= self._slice_changed(old, present=False)
+        if model is not None:
+            self._slices[key] = model
+            model.service.slices[model.name] = model
+            changed |= self._slice_changed(model, present=True)
+        if old is not None:
+            self._drop_if_empty(old.service)
+        return changed
+
+    def _slice_changed(self, part: SliceModel, present: bool) -> set[Tag]:
+        part.service.forget()
+        changed: set[Tag] = {part.service.tag}
+        for ready in part.ready:
+            _reindex(self._endpoints_at, ready.address, (part.service, ready), present)
+            changed.add(reverse_tag(ready.address))
+        return changed
+
+    def _put_pod(self, object: Pod) -> set[Tag]:
+        key = (object.metadata.namespace, object.metadata.name)
+        if object.finished:
+            return self._replace_pod(key, None)
+        if object.metadata.deletion_timestamp:
+            # A terminating pod keeps its name until it is gone; one first seen so never gets one.
+            return set()
+        addresses = tuple(self._packed(object.addresses))
+        return self._replace_pod(key, _PodModel(_key(key[0], "")[0], addresses))
+
+    def _replace_pod(self, key: tuple[str, str], model: _PodModel | None) -> set[Tag]:
+        old = self._pods.pop(key, None)
+        before = {(old.namespace, each) for each in old.addresses} if old else set()
+        after = {(model.namespace, each) for each in model.addresses} if model else set()
+        if model is not None:
+            self._pods[key] = model
+        changed: set[Tag] = set()
+        for place in after - before:
+            count = self._pods_at.get(place, 0)
+            self._pods_at[place] = count + 1
+            if not count:
+                changed.add(pod_tag(*place))
+        for place in before - after:
+            count = self._pods_at.pop(place) - 1
+            if count:
+                self._pods_at[place] = count
+            else:
+                changed.add(pod_tag(*place))
+        return changed
+
+    # Helpers
+
+    def _service(self, namespace: bytes, name: bytes) -> ServiceModel:
+        of_namespace = self.services.setdefault(namespace, {})
+        service = of_namespace.get(name)
+        if service is None:
+            service = of_namespace[name] = ServiceModel(namespace, name)
+        return service
+
+    def _drop_if_empty(self, service: ServiceModel) -> None:
+        if service.kind is Kind.ABSENT and not service.slices:
+            of_namespace = self.services.get(service.namespace, {})
+            if of_namespace.get(service.name) is service:
+                del of_namespace[service.name]
+                if not of_namespace:
+                    del self.services[service.namespace]
+
+    def _reverse_tags(self, service: ServiceModel) -> set[Tag]:
+        changed = {reverse_tag(address) for address in service.addresses}
+        for part in service.slices.values():
+            changed |= {reverse_tag(ready.address) for ready in part.ready}
+        return changed
+
+    def _packed(self, texts: Iterable[str]) -> Iterator[bytes]:
+        for text in texts:
+            packed = pack_address(text)
+            if packed is None:
+                self.skipped += 1
+            else:
+                yield packed
+
+    def _label(self, endpoint: Endpoint, packed: bytes) -> tuple[bytes, bool]:
+        if endpoint.hostname and len(endpoint.hostname) <= names.LONGEST_LABEL and "." not in endpoint.hostname:
+            return endpoint.hostname.lower().encode(), True
+        target = endpoint.target_ref.name if endpoint.target_ref and self._endpoint_pod_names else ""
+        # A pod's name may hold dots, which no single label can; it then falls back to the address.
+        if target and len(target) <= names.LONGEST_LABEL and "." not in target:
+            return target.lower().encode(), True
+        return dashed(packed), False
+
+    def _service_port(self, port: ServicePort) -> Port:
+        return self._intern(_port(port.name, port.protocol, port.port))
+
+    def _intern(self, port: Port) -> Port:
+        return self._ports.setdefault(port, port)
+
+
+def pack_address(text: str) -> bytes | None:
+    """The packed address that a text spells, IPv4-mapped ones as IPv4; None for what is no address."""
+    try:
+        if ":" not in text:
+            return socket.inet_pton(socket.AF_INET, text)
+        packed = socket.inet_pton(socket.AF_INET6, text)
+    except (OSError, ValueError):
+        return None
+    return packed[12:] if packed.startswith(_MAPPED) else packed
+
+
+def address_text(packed: bytes) -> str:
+    """The canonical text of a packed address (RFC 5952)."""
+    if len(packed) == 4:
+        return socket.inet_ntop(socket.AF_INET, packed)
+    return ipaddress.IPv6Address(packed).compressed
+
+
+def dashed(packed: bytes) -> bytes:
+    """An address as an endpoint's label: `10-1-0-7`, `fd00-17--0`."""
+    if len(packed) == 4:
+        return b"%d-%d-%d-%d" % tuple(packed)
+    label = address_text(packed).replace(":", "-")
+    return (label + "0" if label.endswith("-") else label).encode()
+
+
+def external_target(text: str) -> bytes:
+    """The name that an ExternalName service points to; empty when it is an address or no name, which has no record."""
+    if not text or pack_address(text.rstrip(".")) is not None:
+        return b""
+    try:
+        return names.from_text(text)
+    except ValueError:
+        return b""
+
+
+def _key(namespace: str, name: str) -> tuple[bytes, bytes]:
+    return (namespace or "default").lower().encode(), name.lower().encode()
+
+
+def _port(name: str | None, protocol: str | None, number: int) -> Port:
+    return Port((name or "").lower().encode(), (protocol or "TCP").lower().encode(), number)
+
+
+def _next_serial(serial: int, now: int) -> int:
+    # RFC 1982: the later of the clock and one more, in arithmetic modulo 2**32.
+    following = (serial + 1) & 0xFFFFFFFF
+    now &= 0xFFFFFFFF
+    return now if (now - following) & 0xFFFFFFFF < 0x80000000 else following
+
+
+def _reindex(index: dict[bytes, tuple[V, ...]], key: bytes, value: V, present: bool) -> None:
+    held = index.get(key, ())
+    if present:
+        index[key] = (*held, value)
+        return
+    left = list(held)
+    if value in left:
+        left.remove(value)
+    if left:
+        index[key] = tuple(left)
+    else:
+        index.pop(key, None)

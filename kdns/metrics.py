@@ -1,0 +1,350 @@
+"""Every metric, declared once: name, kind, labels, buckets; and the numbers themselves, as plain dicts and lists.
+
+Knows nothing of DNS but the numbers of types and response codes that are labels. No label holds a name that was asked.
+Law: what CoreDNS 1.14 exports keeps its name, labels and buckets; what only kdns has begins with `kdns_`.
+"""
+
+from __future__ import annotations
+
+import platform
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
+
+import msgspec
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import Metric as Family
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder, generate_latest
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+import kdns
+
+Labels = tuple[str, ...]
+
+TIME_BUCKETS = tuple(0.00025 * 2**power for power in range(16))
+SLIM_BUCKETS = (0.00025, 0.0025, 0.025, 0.25, 2.5)
+SIZE_BUCKETS = (0, 100, 200, 300, 400, 511, 1023, 2047, 4095, 8291, 16000, 32000, 48000, 64000)
+
+# The types that CoreDNS has a label for; a client chooses the number, so all others share one.
+TYPES = {
+    1: "A", 2: "NS", 5: "CNAME", 6: "SOA", 12: "PTR", 15: "MX", 16: "TXT", 28: "AAAA", 33: "SRV", 43: "DS", 46: "RRSIG",
+    47: "NSEC", 48: "DNSKEY", 50: "NSEC3", 64: "SVCB", 65: "HTTPS", 251: "IXFR", 252: "AXFR", 255: "ANY",
+}  # fmt: skip
+RCODES = {
+    0: "NOERROR", 1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "NOTIMP", 5: "REFUSED", 6: "YXDOMAIN", 7: "YXRRSET",
+    8: "NXRRSET", 9: "NOTAUTH", 10: "NOTZONE", 16: "BADVERS",
+}  # fmt: skip
+
+
+class Metric(msgspec.Struct, frozen=True, eq=False):
+    """The declaration of one metric. One without labels is there with value 0 from the start."""
+
+    name: str
+    kind: type[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]
+    text: str
+    labels: Labels = ()
+    buckets: tuple[float, ...] = ()
+
+
+_DECLARED: list[Metric] = []
+
+
+def _counter(name: str, text: str, *labels: str) -> Metric:
+    return _declare(Metric(name, CounterMetricFamily, text, labels))
+
+
+def _gauge(name: str, text: str, *labels: str) -> Metric:
+    return _declare(Metric(name, GaugeMetricFamily, text, labels))
+
+
+def _histogram(name: str, buckets: tuple[float, ...], text: str, *labels: str) -> Metric:
+    return _declare(Metric(name, HistogramMetricFamily, text, labels, buckets))
+
+
+def _declare(metric: Metric) -> Metric:
+    _DECLARED.append(metric)
+    return metric
+
+
+# fmt: off
+BUILD_INFO = _gauge("coredns_build_info", "The version that runs; `goversion` is that of Python.",
+                    "version", "revision", "goversion")
+PLUGIN_ENABLED = _gauge("coredns_plugin_enabled", "Which directives a server block has.",
+                        "server", "zone", "view", "name")
+PANICS = _counter("coredns_panics_total", "Queries that failed by an error of the server.")
+
+REQUESTS = _counter("coredns_dns_requests_total", "Queries by zone, transport, address family and type.",
+                    "server", "zone", "view", "proto", "family", "type")
+REQUEST_SECONDS = _histogram("coredns_dns_request_duration_seconds", TIME_BUCKETS, "Time from a query to its reply.",
+                             "server", "zone", "view")
+REQUEST_BYTES = _histogram("coredns_dns_request_size_bytes", SIZE_BUCKETS, "Size of queries.",
+                           "server", "zone", "view", "proto")
+RESPONSE_BYTES = _histogram("coredns_dns_response_size_bytes", SIZE_BUCKETS, "Size of replies.",
+                            "server", "zone", "view", "proto")
+DO_REQUESTS = _counter("coredns_dns_do_requests_total", "Queries with the DO bit.", "server", "zone", "view")
+RESPONSES = _counter("coredns_dns_responses_total", "Replies by response code and by the plugin that answered.",
+                     "server", "zone", "view", "rcode", "plugin")
+
+PROXY_SECONDS = _histogram("coredns_proxy_request_duration_seconds", TIME_BUCKETS, "Time that an upstream took.",
+                           "proxy_name", "to", "rcode")
+PROXY_HEALTH_FAILURES = _counter("coredns_proxy_healthcheck_failures_total", "Failed health checks of an upstream.",
+                                 "proxy_name", "to")
+FORWARD_HEALTH_BROKEN = _counter("coredns_forward_healthcheck_broken_total",
+                                 "Queries for which every upstream was taken for dead.")
+FORWARD_REJECTED = _counter("coredns_forward_max_concurrent_rejects_total",
+                            "Queries refused because `max_concurrent` was reached.")
+# CoreDNS dropped the four below in 1.11; dashboards still ask for them.
+FORWARD_REQUESTS = _counter("coredns_forward_requests_total", "Queries sent to an upstream.", "to")
+FORWARD_RESPONSES = _counter("coredns_forward_responses_total", "Replies of an upstream.", "to", "rcode")
+FORWARD_SECONDS = _histogram("coredns_forward_request_duration_seconds", TIME_BUCKETS, "Time that an upstream took.",
+                             "to", "rcode")
+FORWARD_HEALTH_FAILURES = _counter("coredns_forward_healthcheck_failures_total",
+                                   "Failed health checks of an upstream.", "to")
+
+HEALTH_SECONDS = _histogram("coredns_health_request_duration_seconds", SLIM_BUCKETS,
+                            "Time that a request to our own /health took.")
+HEALTH_FAILURES = _counter("coredns_health_request_failures_total", "Requests to our own /health that failed.")
+RELOAD_FAILED = _counter("coredns_reload_failed_total", "New configurations that could not be put to use.")
+RELOAD_VERSION = _gauge("coredns_reload_version_info", "The hash of the configuration.", "hash", "value")
+
+PACKETS_DROPPED = _counter("kdns_packets_dropped_total", "Packets that got no reply, by reason.", "reason")
+TRAILING_BYTES = _counter("kdns_trailing_bytes_total", "Queries with bytes behind them, which were ignored.")
+UDP_SEND_DROPS = _counter("kdns_udp_send_drops_total", "Replies that the kernel would not take, by reason.", "reason")
+UDP_RECEIVE_DROPS = _counter("kdns_udp_receive_drops_total", "Packets lost because a socket's receive buffer was full.")
+INVENTORY_LOADED = _gauge("kdns_inventory_loaded", "1 when the last load of the inventory was good, else 0.")
+INVENTORY_PROBLEMS = _gauge("kdns_inventory_problems", "Mistakes and warnings of the last load of the inventory.")
+INVENTORY_RELOADS = _counter("kdns_inventory_reloads_total", "Loads of the inventory, by result.", "result")
+INVENTORY_OBJECTS = _gauge("kdns_inventory_objects", "Objects of the inventory in use, by kind.", "kind")
+# fmt: on
+
+DECLARED: tuple[Metric, ...] = tuple(_DECLARED)
+# Their numbers are read off the rows of queries.
+_OF_QUERIES = frozenset((REQUESTS, REQUEST_SECONDS, REQUEST_BYTES, RESPONSE_BYTES, DO_REQUESTS, RESPONSES))
+
+# A row of queries that are alike but for their time: sums of seconds, request and reply bytes; then buckets of time.
+_SECONDS, _REQUEST_BYTES, _REPLY_BYTES, FIRST_BUCKET = range(4)
+_NEW_ROW = (0,) * (FIRST_BUCKET + len(TIME_BUCKETS) + 1)
+# The bucket of each size that a message can have: a look-up where a search would be.
+_SIZE_BUCKET = bytes(bisect_left(SIZE_BUCKETS, size) for size in range(65536))
+_NO_VIEW = ""
+
+
+class Metrics(Collector):
+    """The numbers of one process and their exposition. Not for several threads."""
+
+    def __init__(self, version: str = kdns.__version__, revision: str = "") -> None:
+        self.registry = CollectorRegistry()
+        self._values: dict[Metric, dict[Labels, float]] = {}
+        self._histograms: dict[Metric, dict[Labels, list[float]]] = {}
+        self._sources: dict[Metric, list[Callable[[], Mapping[Labels, float]]]] = {}
+        self._rows: dict[tuple[str, str, str, str, str, bool, int, int, int, str], list[float]] = {}
+        self._whole_as_integer = False
+        for metric in DECLARED:
+            if metric.buckets:
+                self._histograms[metric] = {} if metric.labels else {(): _new_histogram(metric)}
+            else:
+                self._values[metric] = {} if metric.labels else {(): 0}
+        self.set(BUILD_INFO, 1, version, revision, platform.python_version())
+        ProcessCollector(registry=self.registry)
+        self.registry.register(self)
+
+    def count(
+        self,
+        server: str,
+        zone: str,
+        transport: str,
+        family: str,
+        rtype: int,
+        do: bool,
+        request_size: int,
+        rcode: int,
+        reply_size: int,
+        plugin: str,
+        seconds: float,
+    ) -> None:
+        """Count one query and its reply. Sizes are in bytes, family is `1` for IPv4 and `2` for IPv6."""
+        row = self.row(server, zone, transport, family, rtype, do, request_size, rcode, reply_size, plugin)
+        row[0] += seconds
+        row[1] += request_size
+        row[2] += reply_size
+        row[FIRST_BUCKET + bisect_left(TIME_BUCKETS, seconds)] += 1
+
+    def row(
+        self,
+        server: str,
+        zone: str,
+        transport: str,
+        family: str,
+        rtype: int,
+        do: bool,
+        request_size: int,
+        rcode: int,
+        reply_size: int,
+        plugin: str,
+    ) -> list[float]:
+        """The row in which such a query counts, for who keeps a reply and counts its uses by hand.
+
+        Each use adds seconds, request and reply bytes to the first three items and 1 to that at `time_bucket(seconds)`.
+        """
+        key = (
+            server,
+            zone,
+            transport,
+            family,
+            TYPES.get(rtype, "other"),
+            do,
+            _SIZE_BUCKET[request_size],
+            rcode,
+            _SIZE_BUCKET[reply_size],
+            plugin,
+        )
+        try:
+            return self._rows[key]
+        except KeyError:
+            row = self._rows[key] = list(_NEW_ROW)
+            return row
+
+    def increase(self, metric: Metric, *labels: str, by: float = 1) -> None:
+        """Add to a counter or gauge."""
+        values = self._values[metric]
+        try:
+            values[labels] += by
+        except KeyError:
+            values[_checked(metric, labels)] = by
+
+    def set(self, metric: Metric, value: float, *labels: str) -> None:
+        """Set a gauge."""
+        self._values[metric][_checked(metric, labels)] = value
+
+    def observe(self, metric: Metric, value: float, *labels: str) -> None:
+        """Add an observation to a histogram."""
+        histogram = self._histograms[metric].get(labels)
+        if histogram is None:
+            histogram = self._histograms[metric][_checked(metric, labels)] = _new_histogram(metric)
+        histogram[0] += value
+        histogram[1 + bisect_left(metric.buckets, value)] += 1
+
+    def clear(self, metric: Metric) -> None:
+        """Forget what a metric with labels had (a gauge of a configuration that is gone)."""
+        self._values[metric].clear()
+
+    def read(self, metric: Metric, source: Callable[[], Mapping[Labels, float]]) -> None:
+        """Ask `source` for more values of a counter or gauge at each exposition; sources of the same labels add up."""
+        self._sources.setdefault(metric, []).append(source)
+
+    def drop(self, reason: str) -> None:
+        """Count a packet that gets no reply, or a part of one that nobody reads."""
+        self.increase(PACKETS_DROPPED, reason)
+
+    def panic(self) -> None:
+        """Count a query that failed by an error of ours."""
+        self.increase(PANICS)
+
+    def enable(self, server: str, zone: str, names: Iterable[str]) -> None:
+        """Tell which directives a zone of a server block has; `clear(PLUGIN_ENABLED)` first after a reload."""
+        for name in names:
+            self.set(PLUGIN_ENABLED, 1, server, zone, _NO_VIEW, name)
+
+    def forwarded(self, to: str, rcode: int, seconds: float) -> None:
+        """Count one exchange with an upstream, under the names of today's CoreDNS and those of before 1.11."""
+        code = rcode_label(rcode)
+        self.observe(PROXY_SECONDS, seconds, "forward", to, code)
+        self.increase(FORWARD_REQUESTS, to)
+        self.increase(FORWARD_RESPONSES, to, code)
+        self.observe(FORWARD_SECONDS, seconds, to, code)
+
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """The exposition and its content type: OpenMetrics for who accepts it, else the text format."""
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (ValueError, TypeError):
+            # Both are what prometheus-client raises for a version that is none.
+            encode, content_type = generate_latest, CONTENT_TYPE_PLAIN_0_0_4
+        # Go's client writes le="100" in the text format, and le="100.0" in OpenMetrics, which demands it.
+        self._whole_as_integer = "openmetrics" not in content_type
+        return encode(self.registry), content_type
+
+    def collect(self) -> Iterator[Family]:
+        """What prometheus-client asks of a collector."""
+        values, histograms = self._of_queries()
+        for metric in DECLARED:
+            if metric.buckets:
+                yield self._histogram_family(metric, histograms if metric in _OF_QUERIES else self._histograms)
+            else:
+                yield self._value_family(metric, values if metric in _OF_QUERIES else self._values)
+
+    def _value_family(self, metric: Metric, values: Mapping[Metric, Mapping[Labels, float]]) -> Family:
+        family = metric.kind(metric.name, metric.text, labels=metric.labels)
+        sums = dict(values[metric])
+        for source in self._sources.get(metric, ()):
+            for labels, value in source().items():
+                sums[labels] = sums.get(labels, 0) + value
+        for labels, value in sums.items():
+            family.add_metric(labels, value)  # type: ignore[call-arg, arg-type, unused-ignore]
+        return family
+
+    def _histogram_family(
+        self, metric: Metric, histograms: Mapping[Metric, Mapping[Labels, Sequence[float]]]
+    ) -> Family:
+        family = HistogramMetricFamily(metric.name, metric.text, labels=metric.labels)
+        bounds = [*map(self._bound_text, metric.buckets), "+Inf"]
+        for labels, (total, *buckets) in histograms[metric].items():
+            family.add_metric(labels, list(zip(bounds, accumulate(buckets), strict=True)), total)
+        return family
+
+    def _bound_text(self, bound: float) -> str:
+        return str(int(bound)) if self._whole_as_integer and bound == int(bound) else str(floatToGoString(bound))  # type: ignore[no-untyped-call]
+
+    def _of_queries(self) -> tuple[dict[Metric, dict[Labels, float]], dict[Metric, dict[Labels, list[float]]]]:
+        """The metrics of queries, added up from their rows."""
+        values: dict[Metric, dict[Labels, float]] = {REQUESTS: {}, DO_REQUESTS: {}, RESPONSES: {}}
+        histograms: dict[Metric, dict[Labels, list[float]]] = {
+            REQUEST_SECONDS: {},
+            REQUEST_BYTES: {},
+            RESPONSE_BYTES: {},
+        }
+        for key, row in self._rows.items():
+            server, zone, transport, family, rtype, do, request_bucket, rcode, reply_bucket, plugin = key
+            block = (server, zone, _NO_VIEW)
+            times = row[FIRST_BUCKET:]
+            queries = sum(times)
+            _add(values[REQUESTS], (*block, transport, family, rtype), queries)
+            _add(values[RESPONSES], (*block, rcode_label(rcode), plugin), queries)
+            # CoreDNS has the series from a block's first query, with DO or without.
+            _add(values[DO_REQUESTS], block, queries if do else 0)
+            seconds = histograms[REQUEST_SECONDS].setdefault(block, _new_histogram(REQUEST_SECONDS))
+            seconds[:] = map(sum, zip(seconds, (row[_SECONDS], *times), strict=True))
+            for metric, total, bucket in (
+                (REQUEST_BYTES, row[_REQUEST_BYTES], request_bucket),
+                (RESPONSE_BYTES, row[_REPLY_BYTES], reply_bucket),
+            ):
+                sizes = histograms[metric].setdefault((*block, transport), _new_histogram(metric))
+                sizes[0] += total
+                sizes[1 + bucket] += queries
+        return values, histograms
+
+
+def time_bucket(seconds: float) -> int:
+    """Where in a row of `Metrics.row` a query that took so long is counted."""
+    return FIRST_BUCKET + bisect_left(TIME_BUCKETS, seconds)
+
+
+def rcode_label(rcode: int) -> str:
+    """The `rcode` label: a name, or the number where there is none."""
+    return RCODES.get(rcode) or str(rcode)
+
+
+def _checked(metric: Metric, labels: Labels) -> Labels:
+    if len(labels) != len(metric.labels):
+        raise ValueError(f"{metric.name} has the labels {metric.labels}, not {labels}")
+    return labels
+
+
+def _new_histogram(metric: Metric) -> list[float]:
+    return [0.0] * (len(metric.buckets) + 2)
+
+
+def _add(values: dict[Labels, float], labels: Labels, value: float) -> None:
+    values[labels] = values.get(labels, 0) + value

@@ -1,0 +1,36 @@
+"""The chain: every directive that kdns has, in the order in which a query meets them.
+
+The order is CoreDNS 1.14.7's, but for `cache`, which stands directly before `forward`: over names of the cluster it has no work.
+A Corefile's own order means nothing.
+"""
+
+from kdns.chain import Plugin
+from kdns.plugins.bind import Bind
+from kdns.plugins.cache import Cache
+from kdns.plugins.errors import Errors
+from kdns.plugins.forward import Forward
+from kdns.plugins.health import Health
+from kdns.plugins.kubernetes import Kubernetes
+from kdns.plugins.loadbalance import Loadbalance
+from kdns.plugins.log import Log
+from kdns.plugins.loop import Loop
+from kdns.plugins.prometheus import Prometheus
+from kdns.plugins.ready import Ready
+from kdns.plugins.reload import Reload
+from kdns.plugins.whoami import Whoami
+
+PLUGINS: tuple[type[Plugin], ...] = (
+    Reload,
+    Bind,
+    Ready,
+    Health,
+    Prometheus,
+    Errors,
+    Log,
+    Loadbalance,
+    Kubernetes,
+    Loop,
+    Cache,
+    Forward,
+    Whoami,
+)

@@ -1,0 +1,176 @@
+"""`errors`: a line for each query that failed, or one for many that failed alike.
+
+Law: docs/plugins/errors.md. What failed is the `cause` of the answer; a refusal without a cause is no error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import msgspec
+import re2
+
+from kdns.chain import Answer, Block, Next, Plugin, Request
+from kdns.corefile import Directive
+from kdns.logs import plugin_logger
+from kdns.options import (
+    Options,
+    RefusalError,
+    argument,
+    choice,
+    flag,
+    lines,
+    parse_duration,
+    spell_duration,
+    without_effect,
+)
+from kdns.wire import names
+from kdns.wire.records import type_to_text
+
+_log = plugin_logger("errors")
+
+LEVELS = {"warning": logging.WARNING, "error": logging.ERROR, "info": logging.INFO, "debug": logging.DEBUG}
+FLUSH_SECONDS = 0.5
+
+
+class Consolidation(msgspec.Struct, frozen=True):
+    """Errors that match `pattern` are counted for `seconds` and told in one line."""
+
+    seconds: float
+    pattern: str
+    level: int = logging.ERROR
+    show_first: bool = False
+
+
+def _read_consolidation(line: Directive) -> Consolidation:
+    args = line.args
+    if not 2 <= len(args) <= 4 or line.body is not None:
+        raise RefusalError(args[4] if len(args) > 4 else line.name, f"`{_SYNTAX}`")
+    seconds = parse_duration(args[0])
+    if seconds <= 0:
+        raise RefusalError(args[0], "more than 0s")
+    try:
+        compile_pattern(args[1].text)
+    except re2.error as error:
+        raise RefusalError(args[1], f"a regular expression ({_reason(error)})") from None
+    level, show_first = logging.ERROR, False
+    for place, token in enumerate(args[2:]):
+        if token.text in LEVELS and place == 0:
+            level = LEVELS[token.text]
+        elif token.text == "show_first" and not show_first:
+            show_first = True
+        else:
+            raise RefusalError(token, "`warning`, `error`, `info` or `debug`, then perhaps `show_first`")
+    return Consolidation(seconds, args[1].text, level, show_first)
+
+
+_SYNTAX = "consolidate DURATION REGEXP [LEVEL] [show_first]"
+
+
+class ErrorsOptions(Options, directive="errors", once=True):
+    stdout: Annotated[str, argument(choice("stdout")), "where the lines go; there is no other place"] = "stdout"
+    stacktrace: Annotated[
+        bool,
+        flag(),
+        "the stack of an error of the server is logged",
+        without_effect("an error of the server is always logged with its stack"),
+    ] = False
+    consolidate: Annotated[
+        tuple[Consolidation, ...],
+        lines(_read_consolidation, "consolidate", syntax=_SYNTAX),
+        "errors that match are counted for that time and told in one line; the first pattern that matches counts",
+    ] = ()
+
+
+class Errors(Plugin):
+    name = "errors"
+    options = ErrorsOptions
+
+    def __init__(self, options: ErrorsOptions, block: Block) -> None:
+        self._clock: Callable[[], float] = block.process.clock
+        self._counted = [_Counted(each) for each in options.consolidate]
+
+    async def handle(self, request: Request, next: Next) -> Answer:  # noqa: A002
+        answer = await next(request)
+        # An error within an error (an alias that leads to one) is told by the outer query.
+        if answer.cause and request.depth == 0:
+            # Each failure is told, so none may be answered from what was kept.
+            request.keep = False
+            self._tell(request, answer)
+        return answer
+
+    async def feed(self) -> None:
+        while self._counted:
+            await asyncio.sleep(FLUSH_SECONDS)
+            self.flush()
+
+    def flush(self) -> None:
+        """Tell what was counted in periods that are over."""
+        now = self._clock()
+        for counted in self._counted:
+            if counted.count and now >= counted.until:
+                counted.tell()
+
+    def close(self) -> None:
+        for counted in self._counted:
+            if counted.count:
+                counted.tell()
+
+    def _tell(self, request: Request, answer: Answer) -> None:
+        level = logging.ERROR
+        for counted in self._counted:
+            if counted.pattern.search(answer.cause):
+                if not counted.add(self._clock()):
+                    return
+                level = counted.settings.level
+                break
+        query = request.query
+        question = f"{names.to_text(query.name)} {type_to_text(query.rtype)}"
+        _log.log(level, "%d %s: %s", answer.rcode, question, answer.cause)
+
+
+class _Counted:
+    """One pattern and the errors of its present period."""
+
+    def __init__(self, settings: Consolidation) -> None:
+        self.settings = settings
+        self.pattern = compile_pattern(settings.pattern)
+        self.count = 0
+        self.until = 0.0
+
+    def add(self, now: float) -> bool:
+        """Count one more; whether it is to be told by itself too."""
+        if self.count and now >= self.until:
+            self.tell()
+        if self.count == 0:
+            self.until = now + self.settings.seconds
+        self.count += 1
+        return self.settings.show_first and self.count == 1
+
+    def tell(self) -> None:
+        count, self.count = self.count, 0
+        # The one error was told when it came.
+        if count == 1 and self.settings.show_first:
+            return
+        _log.log(
+            self.settings.level,
+            "%d errors like '%s' occurred in last %s",
+            count,
+            self.settings.pattern,
+            spell_duration(self.settings.seconds),
+        )
+
+
+def compile_pattern(pattern: str) -> Any:
+    """The pattern compiled by RE2, whose time is linear in the text. Raises re2.error."""
+    options = re2.Options()
+    options.log_errors = False
+    return re2.compile(pattern, options)
+
+
+def _reason(error: Exception) -> str:
+    reason = error.args[0] if error.args else ""
+    return reason.decode() if isinstance(reason, bytes) else str(reason)

@@ -1,0 +1,210 @@
+"""From packet to reply, without sockets: the gates that every query passes, the choice of server block, its chain.
+
+Sans-IO: a server gives bytes and where they came from, and gets bytes, silence, or a promise of bytes. Law: docs/coredns.md
+(routing), RFC 6891 §6.1.3 (EDNS versions), RFC 1034 §4.3.1.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Coroutine, Iterable
+from time import perf_counter
+from typing import Any
+
+import msgspec
+
+from kdns.chain import Answer, Next, Process, Request, Waiter, failure, start
+from kdns.metrics import PACKETS_DROPPED, PANICS, TRAILING_BYTES, Metrics
+from kdns.wire import names
+from kdns.wire.query import Query, Rejected, parse
+from kdns.wire.records import CLASS_IN, Rcode, Type, class_to_text, type_to_text
+from kdns.wire.reply import encode, encode_rejected, limit_bytes
+
+log = logging.getLogger("kdns.responder")
+
+# Types that are no question for data: what each gets instead of an answer. A transfer is refused until there is one.
+_NO_DATA_TYPES = {
+    Type.OPT: Rcode.FORMERR,
+    Type.TSIG: Rcode.FORMERR,
+    Type.TKEY: Rcode.FORMERR,
+    Type.MAILA: Rcode.NOTIMP,
+    Type.MAILB: Rcode.NOTIMP,
+    Type.AXFR: Rcode.REFUSED,
+    Type.IXFR: Rcode.REFUSED,
+}
+# Most queries leave the gates with one comparison: the types above are all from 249 up, but OPT.
+_FIRST_META_TYPE = Type.TKEY
+
+
+class Site(msgspec.Struct, frozen=True):
+    """A zone of a server block as a listener serves it: its chain, and the labels that metrics give it."""
+
+    zone: bytes
+    chain: Next
+    server: str
+
+    @property
+    def zone_text(self) -> str:
+        return names.to_text(self.zone)
+
+
+class Responder:
+    """Answers the packets of one listener. `sites` are the zones it serves; the longest that fits a name is asked."""
+
+    def __init__(self, sites: Iterable[Site], process: Process, metrics: Metrics) -> None:
+        self._sites = {site.zone: site for site in sites}
+        self._labels = {site.zone: (site.server, site.zone_text) for site in self._sites.values()}
+        self._depths = sorted({len(names.labels_of(zone)) for zone in self._sites}, reverse=True)
+        self._server = next(iter(self._sites.values())).server if self._sites else ""
+        self._process = process
+        self._metrics = metrics
+
+    def respond(
+        self,
+        packet: bytes,
+        transport: str,
+        client: tuple[str, int],
+        local: tuple[str, int],
+        send: Callable[[bytes], None],
+    ) -> bytes | Waiter | None:
+        """The reply to a packet: bytes to send now, None for silence, or a `Waiter`; then `send` gets the bytes later."""
+        started = perf_counter()
+        query = parse(packet)
+        if query is None:
+            self._metrics.increase(PACKETS_DROPPED, "no_query")
+            return None
+        if type(query) is Rejected:
+            reply = encode_rejected(query)
+            self._count(transport, client, 0, False, len(packet), query.rcode, len(reply), started, b"", "")
+            return reply
+        assert type(query) is Query
+        if query.trailing:
+            self._metrics.increase(TRAILING_BYTES)
+        request = Request(query, self, transport, client, local, self._process.clock())
+        refused = _gate(query)
+        if refused is not None:
+            return self._finish(request, refused, len(packet), started)
+
+        def done(outcome: Answer | BaseException) -> None:
+            send(self._finish(request, outcome, len(packet), started))
+
+        try:
+            outcome = start(self.resolve(request), done)
+        except Exception as error:
+            return self._finish(request, error, len(packet), started)
+        return outcome if type(outcome) is Waiter else self._finish(request, outcome, len(packet), started)
+
+    def resolve(self, request: Request) -> Coroutine[Any, Any, Answer]:
+        """Run a request through the chain of the block whose zone fits its name best; REFUSED where none does."""
+        site = self._site(request.query)
+        if site is None:
+            request.zone = b""
+            return _refuse()
+        request.zone = site.zone
+        return site.chain(request)
+
+    def _site(self, query: Query) -> Site | None:
+        labels = query.labels
+        count = len(labels)
+        # RFC 4035 §3.1.4.1: a DS record is the parent's.
+        longest = count - 1 if query.rtype == Type.DS else count
+        fallback = None
+        for depth in self._depths:
+            if depth > count:
+                continue
+            zone = names.ROOT if depth == 0 else query.name if depth == count else _suffix(query.name, count - depth)
+            site = self._sites.get(zone)
+            if site is not None:
+                if depth <= longest:
+                    return site
+                fallback = site
+        return fallback
+
+    def _finish(self, request: Request, outcome: object, request_size: int, started: float) -> bytes:
+        query = request.query
+        if type(outcome) is not Answer:
+            outcome = self._crashed(query, outcome)
+        limit = limit_bytes(query, request.transport)
+        try:
+            reply = encode(
+                query, outcome.rcode, outcome.flags, outcome.answer, outcome.authority, outcome.additional, limit, outcome.error
+            )
+        except Exception as error:
+            outcome = self._crashed(query, error)
+            reply = encode(query, outcome.rcode, 0, (), (), (), limit)
+        client, keep = request._client, request.keep
+        self._count(
+            request.transport,
+            client,
+            query.rtype,
+            query.do,
+            request_size,
+            outcome.rcode,
+            len(reply),
+            started,
+            request.zone,
+            outcome.plugin,
+        )
+        if not keep:
+            try:
+                request.replied(reply, outcome)
+            except Exception:
+                log.exception("a callback failed after the reply to %s", question_text(query))
+        return reply
+
+    def _crashed(self, query: Query, error: object) -> Answer:
+        # Ours, not the client's: one query is lost to it, said once with the question that did it.
+        self._metrics.increase(PANICS)
+        exc_info = (type(error), error, error.__traceback__) if isinstance(error, BaseException) else None
+        log.error("no answer to %s: %r", question_text(query), error, exc_info=exc_info)
+        return failure(f"internal error: {type(error).__name__}")
+
+    def _count(
+        self,
+        transport: str,
+        client: tuple[str, int],
+        rtype: int,
+        do: bool,
+        request_size: int,
+        rcode: int,
+        reply_size: int,
+        started: float,
+        zone: bytes,
+        plugin: str,
+    ) -> None:
+        server, zone_text = self._labels.get(zone) or (self._server, "dropped")
+        family = "2" if ":" in client[0] else "1"
+        seconds = perf_counter() - started
+        self._metrics.count(
+            server, zone_text, transport, family, rtype, do, request_size, rcode, reply_size, plugin, seconds
+        )
+
+
+def question_text(query: Query) -> str:
+    """The question as a log shows it: name, class and type."""
+    return f"{names.to_text(query.qname)} {class_to_text(query.rclass)} {type_to_text(query.rtype)}"
+
+
+def _gate(query: Query) -> Answer | None:
+    """The answer to a query that no chain should see."""
+    if query.version:
+        return failure("", rcode=Rcode.BADVERS)
+    if query.rtype >= _FIRST_META_TYPE or query.rtype == Type.OPT:
+        rcode = _NO_DATA_TYPES.get(Type(query.rtype)) if query.rtype in _NO_DATA_TYPES else None
+        if rcode is not None:
+            return failure("", rcode=rcode)
+    if query.rclass != CLASS_IN:
+        return failure("", rcode=Rcode.REFUSED)
+    return None
+
+
+def _suffix(name: bytes, skip: int) -> bytes:
+    """The name without its first `skip` labels."""
+    position = 0
+    for _ in range(skip):
+        position += name[position] + 1
+    return name[position:]
+
+
+async def _refuse() -> Answer:
+    return failure("", rcode=Rcode.REFUSED)

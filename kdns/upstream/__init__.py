@@ -1,0 +1,1 @@
+"""The client side: one question to one upstream."""

@@ -1,0 +1,194 @@
+"""A reply as bytes: header, question, records with compressed names, OPT; and what goes when it doesn't fit.
+
+Law: RFC 1035 §4.1, RFC 2181 §9 (truncation), RFC 6891 (EDNS), RFC 8914 (extended errors), RFC 3597 §4 (which names may be compressed).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+from kdns.wire.names import ROOT
+from kdns.wire.query import AA, AD, CD, QR, RA, RD, TC, Query, Rejected
+from kdns.wire.records import Rcode, Record, Type
+
+# What kdns takes over UDP itself, and the most that it sends there: no fragment on any usual path (RFC 9715 §3).
+UDP_PAYLOAD = 1232
+TCP_PAYLOAD = 65535
+
+_HEADER = struct.Struct("!HHHHHH")
+_FIELDS = struct.Struct("!HHIH")
+_OPT = struct.Struct("!BHHBBHH")
+_EDE = struct.Struct("!HHH")
+_OPTION_EDE = 15
+_DO = 0x8000
+_TO_QUESTION = b"\xc0\x0c"
+
+# RFC 3597 §4: only the types of RFC 1035 may have compressed names in their data. The number is how many bytes precede them.
+_COMPRESSED = {Type.CNAME: 0, Type.NS: 0, Type.PTR: 0, Type.MX: 2, Type.SOA: 0}
+
+
+def limit_bytes(query: Query, transport: str, payload: int = UDP_PAYLOAD) -> int:
+    """The most bytes a reply to this query may have; `payload` bounds what a client asks for over UDP."""
+    if transport != "udp":
+        return TCP_PAYLOAD
+    return min(query.size, payload) if query.edns else 512
+
+
+def encode(
+    query: Query,
+    rcode: int,
+    flags: int,
+    answer: Sequence[Record],
+    authority: Sequence[Record],
+    additional: Sequence[Record],
+    limit: int,
+    error: tuple[int, str] | None = None,
+) -> bytes:
+    """The reply to `query` in at most `limit` bytes.
+
+    `flags` are those of AA, RA, AD and TC that hold. As many whole records as fit are sent: where an answer or authority
+    record is lost TC is set; additional records go first, whole RRsets at a time, and their loss alone sets nothing.
+    `error` is an extended error's code and text, sent where there is room.
+    """
+    question = query.question_bytes
+    position = 12 + len(question)
+    opt = _encode_opt(query, rcode) if query.edns else b""
+    limit -= len(opt)
+    parts: list[bytes] = [b"", question]
+    table: dict[bytes, int] = {}
+    asked = query.qname
+    counts = [0, 0, 0]
+    flags |= QR | (query.flags & RD)
+    for section, records in enumerate((answer, authority, additional)):
+        if not records:
+            continue
+        count = 0
+        for record in records:
+            owner = record.owner
+            if owner == asked:
+                name = _TO_QUESTION
+            else:
+                name = _compress(owner, position, table, asked)
+            rtype = record.rtype
+            data = record.data
+            start = position + len(name) + 10
+            if rtype in _COMPRESSED:
+                data = _compress_data(rtype, data, start, table, asked)
+            elif rtype == Type.SRV and start + 6 < 0x4000:
+                # RFC 2782: the target itself isn't compressed, but the glue's owner may point at it.
+                table.setdefault(data[6:], start + 6)
+            after = start + len(data)
+            if after > limit:
+                break
+            parts.append(name + _FIELDS.pack(rtype, 1, record.ttl, len(data)) + data)
+            position = after
+            count += 1
+        else:
+            counts[section] = count
+            continue
+        if section == 2:
+            counts[2] = _drop_partial_set(parts, additional, count)
+        else:
+            counts[section] = count
+            flags |= TC
+        break
+    if opt:
+        counts[2] += 1
+        if error is not None:
+            opt = _with_error(opt, error, limit - sum(map(len, parts)) - 12)
+        parts.append(opt)
+    parts[0] = _HEADER.pack(query.id, flags | (rcode & 0xF), 1, counts[0], counts[1], counts[2])
+    return b"".join(parts)
+
+
+def encode_rejected(rejected: Rejected) -> bytes:
+    """The error reply to a packet that is no proper query: never longer than the packet, but for OPT and TSIG."""
+    flags = QR | (rejected.flags & (0x7800 | RD)) | (rejected.rcode & 0xF)
+    opt = _OPT.pack(0, Type.OPT, UDP_PAYLOAD, rejected.rcode >> 4, 0, 0, 0) if rejected.edns else b""
+    additional = bool(opt) + bool(rejected.tsig)
+    header = _HEADER.pack(rejected.id, flags, 1 if rejected.question else 0, 0, 0, additional)
+    return header + rejected.question + opt + rejected.tsig
+
+
+def encode_error(query: Query, rcode: int, error: tuple[int, str] | None = None, limit: int = 512) -> bytes:
+    """A reply of a header and the question alone, not authoritative."""
+    return encode(query, rcode, 0, (), (), (), limit, error)
+
+
+def _encode_opt(query: Query, rcode: int) -> bytes:
+    return _OPT.pack(0, Type.OPT, UDP_PAYLOAD, rcode >> 4, 0, _DO if query.do else 0, 0)
+
+
+def _with_error(opt: bytes, error: tuple[int, str], room: int) -> bytes:
+    code, text = error
+    for detail in (text.encode()[:200], b""):
+        option = _EDE.pack(_OPTION_EDE, 2 + len(detail), code) + detail
+        if len(option) <= room:
+            return opt[:-2] + struct.pack("!H", len(option)) + option
+    return opt
+
+
+def _compress(name: bytes, position: int, table: dict[bytes, int], asked: bytes) -> bytes:
+    """The name for this position of the message; each suffix that is new here is remembered."""
+    if not table:
+        _remember(asked, 12, table)
+    start = 0
+    while length := name[start]:
+        suffix = name[start:]
+        target = table.get(suffix)
+        if target is not None:
+            return name[:start] + struct.pack("!H", 0xC000 | target)
+        if position + start < 0x4000:
+            table[suffix] = position + start
+        start += length + 1
+    return name
+
+
+def _remember(name: bytes, position: int, table: dict[bytes, int]) -> None:
+    start = 0
+    while length := name[start]:
+        table[name[start:]] = position + start
+        start += length + 1
+
+
+def _compress_data(rtype: int, data: bytes, position: int, table: dict[bytes, int], asked: bytes) -> bytes:
+    if rtype == Type.SOA:
+        middle = _end_of_name(data, 0)
+        end = _end_of_name(data, middle)
+        mname = _compress(data[:middle], position, table, asked)
+        rname = _compress(data[middle:end], position + len(mname), table, asked)
+        return mname + rname + data[end:]
+    before = _COMPRESSED[Type(rtype)]
+    return data[:before] + _compress(data[before:], position + before, table, asked)
+
+
+def _end_of_name(data: bytes, position: int) -> int:
+    while length := data[position]:
+        position += length + 1
+    return position + 1
+
+
+def _drop_partial_set(parts: list[bytes], records: Sequence[Record], count: int) -> int:
+    # RFC 2181 §9: part of an RRset in the additional section would be taken for all of it.
+    lost = records[count]
+    while count and records[count - 1].owner == lost.owner and records[count - 1].rtype == lost.rtype:
+        parts.pop()
+        count -= 1
+    return count
+
+
+__all__ = [
+    "AA",
+    "AD",
+    "CD",
+    "RA",
+    "RD",
+    "ROOT",
+    "TC",
+    "Rcode",
+    "encode",
+    "encode_error",
+    "encode_rejected",
+    "limit_bytes",
+]

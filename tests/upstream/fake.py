@@ -1,0 +1,109 @@
+"""An upstream that follows a script: for each query that arrives, what comes back over UDP and over TCP."""
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from kdns.upstream.exchange import Upstream
+
+# A step makes of a query the datagrams to send, in order; a number among them is a pause in seconds.
+Step = Callable[[bytes], Sequence[bytes | float]]
+
+
+class Fake:
+    """What arrived, and where the upstream is."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self.upstream = upstream
+        self.udp: list[bytes] = []
+        self.tcp: list[bytes] = []
+        self.ports: list[int] = []
+
+
+@asynccontextmanager
+async def upstream(*script: Step, tcp: Step | None = None, host: str = "127.0.0.1") -> AsyncIterator[Fake]:
+    """An upstream on loopback; the last step of the script serves all further queries, none is silence."""
+    loop = asyncio.get_running_loop()
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    sock.bind((host, 0))
+    port = sock.getsockname()[1]
+    fake = Fake(Upstream(host, port))
+    tasks: set[asyncio.Task[None]] = set()
+
+    class Protocol(asyncio.DatagramProtocol):
+        def connection_made(self, transport: asyncio.DatagramTransport) -> None:  # type: ignore[override]
+            self.transport = transport
+
+        def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+            fake.udp.append(data)
+            fake.ports.append(addr[1])
+            if script:
+                task = loop.create_task(self.play(script[min(len(fake.udp), len(script)) - 1](data), addr))
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+
+        async def play(self, steps: Sequence[bytes | float], addr: tuple[str, int]) -> None:
+            for step in steps:
+                if isinstance(step, bytes):
+                    self.transport.sendto(step, addr)
+                else:
+                    await asyncio.sleep(step)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                size = int.from_bytes(await reader.readexactly(2), "big")
+                query = await reader.readexactly(size)
+                fake.tcp.append(query)
+                for step in tcp(query) if tcp is not None else ():
+                    if not isinstance(step, bytes):
+                        await asyncio.sleep(step)
+                    elif not step:
+                        return
+                    else:
+                        writer.write(len(step).to_bytes(2, "big") + step)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    transport, _ = await loop.create_datagram_endpoint(Protocol, sock=sock)
+    server = await asyncio.start_server(serve, host, port) if tcp is not None else None
+    try:
+        yield fake
+    finally:
+        for task in tasks:
+            task.cancel()
+        transport.close()
+        if server is not None:
+            server.close()
+
+
+def silence(query: bytes) -> Sequence[bytes]:
+    return ()
+
+
+def question_of(query: bytes) -> bytes:
+    """The bytes of the question section."""
+    end = 12
+    while query[end]:
+        end += query[end] + 1
+    return query[12 : end + 5]
+
+
+def reply(
+    query: bytes, *records: bytes, flags: int = 0x8180, rcode: int = 0, question: bytes | None = None, id_: int | None = None
+) -> bytes:
+    """A reply to a query, with A records of these addresses, wrong where told so."""
+    number = int.from_bytes(query[:2], "big") if id_ is None else id_
+    answers = b"".join(b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x1e\x00\x04" + each for each in records)
+    section = question_of(query) if question is None else question
+    return struct.pack("!HHHHHH", number, flags | rcode, 1, len(records), 0, 0) + section + answers
+
+
+def says(*records: bytes, rcode: int = 0, flags: int = 0x8180) -> Step:
+    """The step of an upstream that just answers."""
+    return lambda query: [reply(query, *records, rcode=rcode, flags=flags)]
