@@ -75,9 +75,8 @@ def build(corefile: Corefile, process: Process) -> Configuration:
 def _build_block(server_block: ServerBlock, process: Process, problems: list[Problem]) -> Block:
     zones = list(dict.fromkeys(names.from_text(key.zone) for key in server_block.keys))
     block = Block(process, zones, server_block.keys[0].port)
-    for directive in server_block.directives:
-        if directive.name.text not in _NAMES:
-            problems.append(unknown_directive(directive.name, _NAMES))
+    unknown = [directive.name for directive in server_block.directives if directive.name.text not in _NAMES]
+    problems += [unknown_directive(name, _NAMES) for name in unknown]
     made: list[tuple[type[Plugin], object]] = []
     for plugin in PLUGINS:
         directives = server_block.named(plugin.name)
@@ -115,7 +114,9 @@ def _listeners(blocks: Iterable[tuple[ServerBlock, Block]], problems: list[Probl
                     )
                     continue
                 first[(*place, zone)] = key
-                sites.setdefault(place, {})[zone] = Site(zone, chain, _server_label(address, key.port))
+                label = _server_label(address, key.port)
+                sites.setdefault(place, {})[zone] = Site(zone, chain, label)
+                block.process.metrics.enable(label, key.zone, [plugin.name for plugin in block.plugins])
     return [Listener(address, port, tuple(found.values())) for (address, port), found in sites.items()]
 
 
@@ -135,7 +136,10 @@ class App:
         self._http = HttpServer(route for plugin in configuration.plugins for route in plugin.routes())
 
     async def start(self) -> None:
-        """Open the probes, wait until the plugins can answer, then listen. Raises ConfigError and then holds nothing."""
+        """Open the probes, wait until the plugins can answer, then listen.
+
+        Raises KdnsError where that can't be, and then holds nothing.
+        """
         try:
             await self._http.start()
             self._process.addresses = own_addresses(listener.address for listener in self._configuration.listeners)
@@ -167,6 +171,7 @@ class App:
             self._process.metrics.read(metrics.UDP_SEND_DROPS, _udp_send_drops(server))
         for tcp_server in self._tcp:
             tcp_server.start()
+            self._process.metrics.read(metrics.TCP_CLOSED, _tcp_closed(tcp_server))
 
     async def _close(self) -> None:
         for task in self._feeds:
@@ -209,6 +214,17 @@ def _udp_send_drops(server: UdpServer) -> Callable[[], dict[tuple[str, ...], flo
     return lambda: {("would_block",): server.dropped_sends, ("error",): server.send_errors}
 
 
+def _tcp_closed(server: TcpServer) -> Callable[[], dict[tuple[str, ...], float]]:
+    return lambda: {
+        ("too_many",): server.refused_full,
+        ("too_many_of_client",): server.refused_client,
+        ("idle",): server.closed_idle,
+        ("slow",): server.closed_slow,
+        ("not_reading",): server.closed_stalled,
+        ("malformed",): server.closed_malformed,
+    }
+
+
 def _sockets(listener: Listener) -> tuple[list[socket.socket], list[socket.socket]]:
     """UDP and TCP sockets of a listener: of both families where it has no address. Raises ConfigError."""
     udp: list[socket.socket] = []
@@ -221,7 +237,11 @@ def _sockets(listener: Listener) -> tuple[list[socket.socket], list[socket.socke
                 tcp.append(open_tcp(address, listener.port, reuse_port=True))
             except OSError as error:
                 # A machine without IPv6 still has all of IPv4.
-                if not listener.address and address == "::" and error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                if (
+                    not listener.address
+                    and address == "::"
+                    and error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+                ):
                     continue
                 raise
     except OSError as error:

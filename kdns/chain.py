@@ -1,7 +1,7 @@
 """The contract of plugins: Request, Answer, Plugin; folding handlers into one callable, and stepping it by hand.
 
-A query runs through a chain of `async def handle(request, next) -> Answer`, yet never in a task: `start` steps the coroutine,
-and an answer that needs no waiting comes back at once. A handler waits only through `await request.wait(coroutine)`,
+A query runs through a chain of `async def handle(request, next) -> Answer`, yet never in a task: `start` steps the
+coroutine, and an answer that needs no waiting comes back at once. A handler waits only through `await request.wait(coroutine)`,
 which runs that coroutine in a task of its own; when it is done the chain is stepped again.
 """
 
@@ -283,12 +283,15 @@ def fold(handlers: Sequence[Callable[[Request, Next], Coroutine[Any, Any, Answer
 
 
 def start(coroutine: Coroutine[Any, Any, Answer], done: Callable[[Answer | BaseException], None]) -> Answer | Waiter:
-    """Step a chain: its answer if it needs no waiting, else a `Waiter`, and `done` is called later."""
+    """Step a chain: its answer if it needs no waiting, else a `Waiter`, and `done` is called later.
+
+    Raises what a handler raises, and ChainError when it awaits something else than `request.wait`.
+    """
     try:
         waiting = coroutine.send(None)
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
-    return Waiter(coroutine, waiting, done)
+    return Waiter(coroutine, _checked(coroutine, waiting), done)
 
 
 class Waiter:
@@ -297,7 +300,7 @@ class Waiter:
     __slots__ = ("_coroutine", "_done", "_task")
 
     def __init__(
-        self, coroutine: Coroutine[Any, Any, Answer], waiting: Any, done: Callable[[Answer | BaseException], None]
+        self, coroutine: Coroutine[Any, Any, Answer], waiting: _Waiting, done: Callable[[Answer | BaseException], None]
     ) -> None:
         self._coroutine = coroutine
         self._done = done
@@ -312,28 +315,27 @@ class Waiter:
             task.cancel()
             self._coroutine.close()
 
-    def _follow(self, waiting: Any) -> None:
-        if not isinstance(waiting, _Waiting):
-            self._coroutine.close()
-            asyncio.get_running_loop().call_soon(
-                self._done, ChainError(f"a handler awaited {waiting!r}; it may wait only through request.wait")
-            )
-            return
+    def _follow(self, waiting: _Waiting) -> None:
         self._task = waiting.task
         waiting.task.add_done_callback(self._step)
 
     def _step(self, _task: asyncio.Task[Any]) -> None:
         self._task = None
         try:
-            waiting = self._coroutine.send(None)
+            waiting = _checked(self._coroutine, self._coroutine.send(None))
         except StopIteration as stop:
             self._done(stop.value)
-        except asyncio.CancelledError as error:
-            self._done(error)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             self._done(error)
         else:
             self._follow(waiting)
+
+
+def _checked(coroutine: Coroutine[Any, Any, Answer], waiting: object) -> _Waiting:
+    if not isinstance(waiting, _Waiting):
+        coroutine.close()
+        raise ChainError(f"a handler awaited {waiting!r}; it may wait only through request.wait")
+    return waiting
 
 
 def _link(handle: Callable[[Request, Next], Coroutine[Any, Any, Answer]], call: Next) -> Next:

@@ -1,16 +1,19 @@
-"""The `kdns` command: parse, call one function, print. stdout is data, stderr is talk; 0 done, 1 found wrong, 2 asked wrong."""
+"""The `kdns` command: parse, call one function, print.
+
+stdout is data, stderr is talk; 0 done, 1 found wrong, 2 asked wrong.
+"""
 
 from __future__ import annotations
 
 import os
 import platform
 import sys
-from collections.abc import Sequence
-
+from collections.abc import Iterable, Sequence
 
 import click
 
 from kdns import __version__, corefile, dump, logs, serve
+from kdns.app import Configuration
 from kdns.errors import ConfigError, KdnsError, Problem, draw
 
 
@@ -24,7 +27,9 @@ def kdns() -> None:
 @click.option("--corefile", "corefile_path", metavar="FILE", help="Serve what a Corefile says instead.")
 @click.option("--listen", "-l", multiple=True, metavar="ADDR:PORT", help="Where to listen. [127.0.0.1:1053]")
 @click.option("--zone", default="cluster.local", show_default=True, help="The domain of the cluster.")
-@click.option("--forward", metavar="ADDR", help="Who answers for all other names, such as 192.0.2.1 or /etc/resolv.conf.")
+@click.option(
+    "--forward", metavar="ADDR", help="Who answers for all other names, such as 192.0.2.1 or /etc/resolv.conf."
+)
 @click.option("--service-cidr", multiple=True, metavar="CIDR", help="Where services get addresses from. [10.96.0.0/12]")
 @click.option("--cluster-ips", type=click.Choice(["allocate", "endpoints"]), default="allocate", show_default=True)
 @click.option("--print-corefile", is_flag=True, help="Print the Corefile that the options amount to, and end.")
@@ -49,8 +54,15 @@ def serve_command(
     if print_corefile:
         click.echo(corefile.render(parsed), nl=False)
         return
-    logs.configure(sys.stderr, colour=_colour(sys.stderr.isatty()))
-    serve.run(parsed, _show_start)
+    colour = _colour(sys.stderr.isatty())
+    logs.configure(sys.stderr, colour)
+
+    def show(configuration: Configuration) -> None:
+        _show(serve.warnings(parsed, configuration))
+        for line in serve.start_lines(configuration, colour):
+            click.echo(line, err=True, color=colour)
+
+    serve.run(parsed, show)
 
 
 @kdns.command()
@@ -63,16 +75,20 @@ def check(files: tuple[str, ...]) -> None:
     _show(problems)
     wrong = sum(not problem.warning for problem in problems)
     if wrong:
-        click.echo(f"{wrong} {'mistake' if wrong == 1 else 'mistakes'}", err=True)
+        click.echo(_count(wrong, "mistake"), err=True)
         raise SystemExit(1)
-    click.echo(f"{len(files)} checked, no mistake" + (f", {len(problems)} warnings" if problems else ""), err=True)
+    click.echo("no mistake" + (f", {_count(len(problems), 'warning')}" if problems else ""), err=True)
 
 
 @kdns.command("dump")
 @click.option("--inventory", "-i", multiple=True, required=True, metavar="PATH", help="A file, a folder, a glob.")
 @click.option("--format", "form", type=click.Choice(["yaml", "zone"]), default="yaml", show_default=True)
-@click.option("--zone", default="cluster.local", show_default=True, help="The zone to print; a reverse one has the PTRs.")
-@click.option("--ttl", type=click.IntRange(0, 3600), default=5, show_default=True, help="Seconds, with `--format zone`.")
+@click.option(
+    "--zone", default="cluster.local", show_default=True, help="The zone to print; a reverse one has the PTRs."
+)
+@click.option(
+    "--ttl", type=click.IntRange(0, 3600), default=5, show_default=True, help="Seconds, with `--format zone`."
+)
 @click.option("--service-cidr", multiple=True, metavar="CIDR", help="Where services get addresses from. [10.96.0.0/12]")
 @click.option("--cluster-ips", type=click.Choice(["allocate", "endpoints"]), default="allocate", show_default=True)
 def dump_command(
@@ -80,8 +96,7 @@ def dump_command(
 ) -> None:
     """Print an inventory as a zone file, or as manifests with the addresses and endpoints that it amounts to."""
     options = serve.inventory_options(service_cidr, cluster_ips)
-    for line in dump.as_zone(inventory, options, zone, ttl) if form == "zone" else dump.as_yaml(inventory, options):
-        sys.stdout.write(line + "\n")
+    _print(dump.as_zone(inventory, options, zone, ttl) if form == "zone" else dump.as_yaml(inventory, options))
 
 
 @kdns.command()
@@ -95,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         kdns.main(args=list(arguments) if arguments is not None else None, prog_name="kdns", standalone_mode=False)
     except ConfigError as error:
-        _show(error.problems)
+        _show(serve.in_order(error.problems))
         raise SystemExit(1) from None
     except KdnsError as error:
         click.echo(f"error: {error}", err=True)
@@ -105,10 +120,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(2) from None
     except click.exceptions.Abort:
         raise SystemExit(130) from None
+
+
+def _print(lines: Iterable[str]) -> None:
+    try:
+        for line in lines:
+            sys.stdout.write(line + "\n")
+        sys.stdout.flush()
     except BrokenPipeError:
-        # Who read our output has what it wanted, as `head` does.
+        # Who read our output has what it wanted, as `head` does; click would call that a failure.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(0) from None
 
 
 def _show(problems: Sequence[Problem]) -> None:
@@ -117,12 +138,9 @@ def _show(problems: Sequence[Problem]) -> None:
         click.echo(draw(problem, colour) + "\n", err=True, color=colour)
 
 
-def _show_start(lines: Sequence[str]) -> None:
-    for line in lines:
-        click.echo(line, err=True)
+def _count(number: int, one: str) -> str:
+    return f"{number} {one}" if number == 1 else f"{number} {one}s"
 
 
 def _colour(terminal: bool) -> bool:
     return terminal and not os.environ.get("NO_COLOR")
-
-

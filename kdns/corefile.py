@@ -160,7 +160,9 @@ def normalize_zone(text: str) -> list[str]:
     if not text.isascii():
         raise ValueError(f"`{text}` isn't a valid domain name: letters beyond ASCII are written as `xn--…`")
     if re.search(r"[\s:\"\x00-\x1f\x7f]", text):
-        raise ValueError(f"`{text}` isn't a valid domain name: it holds a blank, a colon, a quote or a control character")
+        raise ValueError(
+            f"`{text}` isn't a valid domain name: it holds a blank, a colon, a quote or a control character"
+        )
     if text == ".":
         return ["."]
     # A backslash escapes one character or three digits; a label's length counts what it stands for.

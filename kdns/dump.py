@@ -9,6 +9,7 @@ import msgspec
 import yaml
 
 from kdns.corefile import normalize_zone
+from kdns.errors import ConfigError, Problem
 from kdns.kubernetes import inventory
 from kdns.kubernetes.cluster import Cluster
 from kdns.kubernetes.controller import InventoryOptions
@@ -24,11 +25,15 @@ def as_zone(paths: Sequence[str], options: InventoryOptions, zone: str, ttl: int
 
     `ttl` is in seconds. A reverse zone has the PTR records that lie in it.
     """
+    try:
+        zones = normalize_zone(zone)
+    except ValueError as error:
+        raise ConfigError([Problem(f"`--zone`: {error}")]) from error
     cluster = Cluster(time.time)
-    for object in inventory.load(paths, options).objects.values():
-        cluster.apply(Put(object))
+    for loaded in inventory.load(paths, options).objects.values():
+        cluster.apply(Put(loaded))
     cluster.apply(Synced())
-    for text in normalize_zone(zone):
+    for text in zones:
         apex = names.from_text(text)
         reverse = text.endswith((".in-addr.arpa.", ".ip6.arpa.")) or text in ("in-addr.arpa.", "ip6.arpa.")
         primary = names.from_text(_DEFAULT_PRIMARY) if reverse else apex
@@ -41,7 +46,7 @@ def as_zone(paths: Sequence[str], options: InventoryOptions, zone: str, ttl: int
 
 def as_yaml(paths: Sequence[str], options: InventoryOptions) -> Iterator[str]:
     """The documents of an inventory that says in full what this one amounts to. Raises ConfigError."""
-    for object in inventory.load(paths, options).objects.values():
-        version = "discovery.k8s.io/v1" if isinstance(object, EndpointSlice) else "v1"
-        document = {"apiVersion": version, **msgspec.to_builtins(object)}
+    for loaded in inventory.load(paths, options).objects.values():
+        version = "discovery.k8s.io/v1" if isinstance(loaded, EndpointSlice) else "v1"
+        document = {"apiVersion": version, **msgspec.to_builtins(loaded)}
         yield "---\n" + yaml.dump(document, Dumper=yaml.CSafeDumper, sort_keys=False).rstrip()

@@ -111,6 +111,7 @@ RELOAD_VERSION = _gauge("coredns_reload_version_info", "The hash of the configur
 
 PACKETS_DROPPED = _counter("kdns_packets_dropped_total", "Packets that got no reply, by reason.", "reason")
 TRAILING_BYTES = _counter("kdns_trailing_bytes_total", "Queries with bytes behind them, which were ignored.")
+TCP_CLOSED = _counter("kdns_tcp_connections_closed_total", "TCP connections that the server cut, by reason.", "reason")
 UDP_SEND_DROPS = _counter("kdns_udp_send_drops_total", "Replies that the kernel would not take, by reason.", "reason")
 UDP_RECEIVE_DROPS = _counter("kdns_udp_receive_drops_total", "Packets lost because a socket's receive buffer was full.")
 INVENTORY_LOADED = _gauge("kdns_inventory_loaded", "1 when the last load of the inventory was good, else 0.")

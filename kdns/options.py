@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -107,7 +108,11 @@ class Kind:
 
     def usage(self) -> str:
         """Its place in a synopsis: `TTL`, `[TTL]`, `ZONES...`, `[ZONES...]`."""
-        return f"[{self.syntax}]" if self.least == 0 and self.syntax else self.syntax
+        return _bracketed(self.syntax) if self.least == 0 and self.syntax else self.syntax
+
+
+def _bracketed(syntax: str) -> str:
+    return syntax if re.fullmatch(r"\[.*\]", syntax) else f"[{syntax}]"
 
 
 def number(least: int | None = None, most: int | None = None, *, unit: str = "") -> Kind:
@@ -536,7 +541,7 @@ class Options:
         cls.directive = directive
         cls.once = once
         cls.exclusive = tuple(exclusive)
-        cls.removed = REMOVED_EVERYWHERE | (removed or {})  # type: ignore[operator]
+        cls.removed = {**REMOVED_EVERYWHERE, **(removed or {})}
         dataclass(frozen=True, kw_only=True)(cls)
 
     def faults(self) -> Iterable[tuple[str, str]]:
@@ -573,7 +578,9 @@ class Row:
 
 def table(options_type: type[Options]) -> tuple[Row, ...]:
     """The rows of an Options class in the order of its fields."""
-    hints = typing.get_type_hints(options_type, include_extras=True)
+    # The module's names alone: a field called `zones` must not hide the kind of that name from the fields after it.
+    names = globals() | vars(sys.modules[options_type.__module__])
+    hints = typing.get_type_hints(options_type, names, {}, include_extras=True)
     return tuple(_row(declared, hints[declared.name]) for declared in dataclasses.fields(cast(Any, options_type)))
 
 
@@ -637,7 +644,7 @@ def synopsis(options_type: type[Options]) -> str:
 
 def _optional(row: Row) -> str:
     usage = row.kind.usage()
-    return usage if row.required or row.kind.least == 0 else f"[{usage}]"
+    return usage if row.required else _bracketed(usage)
 
 
 # --- Reading ---
@@ -853,7 +860,8 @@ class _Reading:
                 self._fault(self.given[both[-1]], message, hint=hint)
         for row in self.rows:
             if row.required and not row.is_argument and row.name not in self.given:
-                self._fault(start, f"`{self.options_type.directive}` needs the option `{row.name}`", hint=row.usage())
+                message = f"`{self.options_type.directive}` needs the option `{row.name}`"
+                self._fault(start, message, expected=f"`{row.usage()}`")
         if any(not problem.warning for problem in self.problems):
             return
         for name, sentence in cast(Callable[..., Options], self.options_type)(**self.values).faults():

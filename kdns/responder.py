@@ -190,7 +190,7 @@ def _gate(query: Query) -> Answer | None:
     if query.version:
         return failure("", rcode=Rcode.BADVERS)
     if query.rtype >= _FIRST_META_TYPE or query.rtype == Type.OPT:
-        rcode = _NO_DATA_TYPES.get(Type(query.rtype)) if query.rtype in _NO_DATA_TYPES else None
+        rcode = _NO_DATA_TYPES.get(query.rtype)
         if rcode is not None:
             return failure("", rcode=rcode)
     if query.rclass != CLASS_IN:

@@ -1,24 +1,26 @@
-"""What the commands `serve` and `check` do: options to a Corefile, a Corefile to a running server, signals to its end."""
+"""What `serve` and `check` do: options to a Corefile, a Corefile to a running server, signals to its end."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-import os
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Literal, cast
 
 import msgspec
 import uvloop
 
 from kdns import corefile
-from kdns.app import App, Configuration, build
+from kdns.app import App, Configuration, Listener, build
 from kdns.chain import Process
 from kdns.corefile import Corefile
 from kdns.errors import ConfigError, Place, Problem
 from kdns.kubernetes import inventory as inventories
+from kdns.kubernetes.cluster import Kind
 from kdns.kubernetes.controller import InventoryOptions
 from kdns.metrics import Metrics
 from kdns.options import Address
@@ -29,6 +31,8 @@ log = logging.getLogger("kdns")
 
 DEFAULT_LISTEN = "127.0.0.1:1053"
 _INVENTORY_ENDINGS = (".yaml", ".yml", ".json")
+_NO_SOURCE = "kdns doesn't watch the API yet, so every name of the cluster is SERVFAIL"
+_KINDS = {Kind.CLUSTER_IP: "with a ClusterIP", Kind.HEADLESS: "headless", Kind.EXTERNAL_NAME: "ExternalName"}
 
 
 class Wish(msgspec.Struct, frozen=True):
@@ -73,29 +77,54 @@ def inventory_options(service_cidr: Sequence[str], cluster_ips: str) -> Inventor
 
 def check(path: str) -> list[Problem]:
     """Every mistake and warning of a Corefile (with the inventories that it names) or of an inventory."""
-    if os.path.isdir(path) or path.endswith(_INVENTORY_ENDINGS):
+    if Path(path).is_dir() or path.endswith(_INVENTORY_ENDINGS):
         return _check_inventory([path], InventoryOptions())
     try:
-        configuration = build(corefile.load(path), Process(Metrics()))
+        parsed = corefile.load(path)
+        configuration = build(parsed, Process(Metrics()))
     except ConfigError as error:
-        return list(error.problems)
-    problems = list(configuration.warnings)
+        return in_order(error.problems)
+    problems = warnings(parsed, configuration)
     for plugin in configuration.plugins:
         if isinstance(plugin, Kubernetes) and plugin.inventory_paths:
             problems += _check_inventory(plugin.inventory_paths, plugin.inventory_options)
     return problems
 
 
-def run(parsed: Corefile, show: Callable[[Sequence[str]], None]) -> None:
-    """Serve until SIGTERM or SIGINT. `show` gets the lines that tell what was loaded and where it listens.
+def warnings(parsed: Corefile, configuration: Configuration) -> list[Problem]:
+    """What was accepted and is hardly meant so, with its place: doubtful lines, directives without effect."""
+    found = list(configuration.warnings)
+    for server_block, block in zip(parsed.blocks, configuration.blocks, strict=True):
+        for plugin in block.plugins:
+            place = server_block.named(plugin.name)[0].name.place()
+            if not isinstance(plugin, Kubernetes):
+                found += [Problem(f"`{plugin.name}`: {each}", place, warning=True) for each in plugin.notices()]
+            elif not plugin.inventory_paths:
+                hint = "give it an `inventory PATH`"
+                found.append(Problem(f"`kubernetes` has no source: {_NO_SOURCE}", place, hint=hint, warning=True))
+    return in_order(found)
 
-    Raises ConfigError where it can't start.
-    """
+
+def in_order(problems: Iterable[Problem]) -> list[Problem]:
+    """As they stand in the files, one file after the other; those without a place first."""
+    files: dict[str, int] = {}
+
+    def rank(problem: Problem) -> tuple[int, int, int]:
+        if problem.place is None:
+            return -1, 0, 0
+        place = problem.place
+        return files.setdefault(place.file, len(files)), place.line, place.column
+
+    return sorted(problems, key=rank)
+
+
+def run(parsed: Corefile, show: Callable[[Configuration], None]) -> None:
+    """Serve until SIGTERM or SIGINT; `show` is called once it listens. Raises ConfigError where it can't start."""
     configuration = build(parsed, Process(Metrics()))
     uvloop.run(_serve(configuration, show))
 
 
-async def _serve(configuration: Configuration, show: Callable[[Sequence[str]], None]) -> None:
+async def _serve(configuration: Configuration, show: Callable[[Configuration], None]) -> None:
     loop = asyncio.get_running_loop()
     told = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -110,40 +139,81 @@ async def _serve(configuration: Configuration, show: Callable[[Sequence[str]], N
             await starting
         return
     await starting
-    show(list(start_lines(configuration)))
+    show(configuration)
     await ending
     log.info("stopping")
     await app.stop()
 
 
-def start_lines(configuration: Configuration) -> Iterable[str]:
+def start_lines(configuration: Configuration, colour: bool = False) -> Iterable[str]:
     """What a person wants to know at start: what was loaded, where it listens, what to try."""
-    for problem in configuration.warnings:
-        yield f"warning: {problem.message}"
-    for plugin in configuration.plugins:
-        for notice in plugin.notices():
-            yield f"{plugin.name}: {notice}"
+    sources = [plugin for plugin in configuration.plugins if isinstance(plugin, Kubernetes) and plugin.inventory_paths]
+    # Blocks of several ports read the same inventory; once is enough.
+    for source in {(each.view.primary, each.inventory_paths): each for each in sources}.values():
+        paths = " ".join(map(_short, source.inventory_paths))
+        yield f"{_paint(names.to_text(source.view.primary)[:-1], colour)} from {paths}"
+        yield from (f"  {line}" for line in _loaded(source))
     for listener in configuration.listeners:
         zones = " ".join(site.zone_text for site in listener.sites)
-        yield f"listening on {listener.address or 'all addresses'} port {listener.port} (UDP, TCP) for {zones}"
-    yield from _examples(configuration)
+        yield f"listening on {_where(listener)}, UDP and TCP" + (f", for {zones}" if zones != "." else "")
+    examples = list(_examples(configuration.listeners[0], sources))
+    if examples:
+        yield "try"
+        yield from (f"  {_paint(line, colour)}" for line in examples)
 
 
-def _examples(configuration: Configuration) -> Iterable[str]:
-    listener = configuration.listeners[0]
-    for plugin in configuration.plugins:
-        if isinstance(plugin, Kubernetes):
-            services = [each for each in plugin.cluster.all_services() if each.addresses]
-            if not services:
-                return
-            service = services[0]
-            host = f"{service.name.decode()}.{service.namespace.decode()}.svc.{names.to_text(plugin.view.primary)[:-1]}"
-            at = f"dig @{listener.address or '127.0.0.1'} -p {listener.port}"
-            yield "try:"
-            yield f"  {at} {host}"
-            port = next((port.name.decode() for port in service.ports if port.name), "")
-            yield f"  {at} _{port}._tcp.{host} SRV" if port else f"  {at} {host} SRV"
-            return
+def _loaded(source: Kubernetes) -> Iterable[str]:
+    """What there is to ask for, counted."""
+    cluster = source.cluster
+    services = list(cluster.all_services())
+    kinds = Counter(service.kind for service in services)
+    parts = [f"{kinds[kind]} {text}" for kind, text in _KINDS.items() if kinds[kind]]
+    yield f"{_count(len(services), 'service')}" + (f": {', '.join(parts)}" if parts else "")
+    endpoints = {ready.address for service in services for part in service.slices.values() for ready in part.ready}
+    yield ", ".join(
+        (
+            _count(len(cluster.namespaces), "namespace"),
+            _count(len(endpoints), "address", "addresses") + " of ready endpoints",
+            _count(len(cluster.all_pods()), "address", "addresses") + " of pods",
+        )
+    )
+    if source.inventory_options.cluster_ips == "endpoints":
+        yield "every service is answered with its endpoints (cluster_ips endpoints)"
+    elif kinds[Kind.CLUSTER_IP]:
+        yield f"a Service without a ClusterIP gets one of {' '.join(source.inventory_options.service_cidrs)}"
+
+
+def _examples(listener: Listener, sources: Sequence[Kubernetes]) -> Iterable[str]:
+    """Two questions that have an answer, of a service with a named port if there is one."""
+    found = [(source, service) for source in sources for service in source.cluster.all_services() if service.addresses]
+    if not found:
+        return
+    source, service = next((pair for pair in found if any(port.name for port in pair[1].ports)), found[0])
+    host = f"{service.name.decode()}.{service.namespace.decode()}.svc.{names.to_text(source.view.primary)[:-1]}"
+    at = f"dig @{listener.address or '127.0.0.1'} -p {listener.port}"
+    port = next((port for port in service.ports if port.name), None)
+    yield f"{at} {host}"
+    yield f"{at} _{port.name.decode()}._{port.protocol.decode()}.{host} SRV" if port else f"{at} {host} SRV"
+
+
+def _short(path: str) -> str:
+    """The path as the user would type it here."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
+
+
+def _where(listener: Listener) -> str:
+    if not listener.address:
+        return f"port {listener.port} of all addresses"
+    return f"{f'[{listener.address}]' if ':' in listener.address else listener.address}:{listener.port}"
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def _paint(text: str, colour: bool) -> str:
+    return f"\x1b[1m{text}\x1b[0m" if colour else text
 
 
 def _check_inventory(paths: Sequence[str], options: InventoryOptions) -> list[Problem]:
@@ -155,11 +225,12 @@ def _check_inventory(paths: Sequence[str], options: InventoryOptions) -> list[Pr
 
 def _listen_address(text: str) -> Address:
     host, colon, port = text.rpartition(":")
-    if colon and port.isdigit() and int(port) < 65536 and (":" not in host or host.startswith("[")):
+    if colon and port.isdecimal() and 0 < int(port[:6]) < 65536 and (":" not in host or host.startswith("[")):
         return Address(host.strip("[]"), int(port))
     raise ConfigError([Problem(f"`--listen {text}` is no address", Place("the command line"), expected="ADDR:PORT")])
 
 
 def _quoted(path: str) -> str:
-    absolute = os.path.abspath(path)
+    # Not resolved: a mounted ConfigMap changes where its links lead.
+    absolute = str(Path(path).absolute())
     return '"' + absolute.replace('"', '\\"') + '"' if any(each in absolute for each in ' \t#"{}') else absolute

@@ -47,7 +47,8 @@ DISTRIBUTIONS = {
         "    hosts {\n       192.168.49.1 host.minikube.internal\n       fallthrough\n    }\n    forward",
     ),
     "coredns/deployment with a stub zone": KUBEADM.replace("       ttl 30\n", "").replace("       pods insecure\n", "")
-    + "example.org:53 {\n  errors\n  cache 30\n  loop\n  forward . 10.0.0.1 10.0.0.2 {\n    max_concurrent 1000\n  }\n}\n",
+    + "example.org:53 {\n  errors\n  cache 30\n  loop\n"
+    "  forward . 10.0.0.1 10.0.0.2 {\n    max_concurrent 1000\n  }\n}\n",
     "Helm with its many blanks": (
         ".:53 {\n    errors\n    health  {\n        lameduck 10s\n    }\n    ready\n"
         "    kubernetes   cluster.local   cluster.local in-addr.arpa ip6.arpa {\n        pods insecure\n"
@@ -96,14 +97,17 @@ DISTRIBUTIONS = {
     + "corp.example:53 {\n    log\n    errors\n    rewrite name suffix .a. .b.\n    forward . 10.9.9.9\n"
     "    loadbalance\n    cache 5\n    reload\n}\n",
     "Gardener": (
-        ".:8053 {\n    errors\n    log . {\n        class error\n    }\n    health {\n        lameduck 15s\n    }\n    ready\n"
-        "    rewrite stop {\n      name regex (.*)\\.([^.]+)\\.svc\\.cluster\\.local\\.a\\.b\\. {1}.{2}.svc.cluster.local\n"
+        ".:8053 {\n    errors\n    log . {\n        class error\n    }\n"
+        "    health {\n        lameduck 15s\n    }\n    ready\n"
+        "    rewrite stop {\n"
+        "      name regex (.*)\\.([^.]+)\\.svc\\.cluster\\.local\\.a\\.b\\. {1}.{2}.svc.cluster.local\n"
         "      answer name (.*)\\.cluster\\.local {1}.cluster.local\n"
         "      answer value (.*)\\.cluster\\.local {1}.cluster.local\n    }\n    loadbalance round_robin\n"
         "    import custom/*.override\n}\nimport custom/*.server\n"
     ),
     "OpenShift": (
-        "# A comment\nexample.com:5353 {\n    prometheus 127.0.0.1:9153\n    forward . 10.0.0.1 {\n        force_tcp\n    }\n}\n"
+        "# A comment\nexample.com:5353 {\n    prometheus 127.0.0.1:9153\n"
+        "    forward . 10.0.0.1 {\n        force_tcp\n    }\n}\n"
         ".:5353 {\n    bufsize 1232\n    errors\n    log . {\n        class error\n    }\n    health {\n"
         "        lameduck 20s\n    }\n    ready\n    kubernetes cluster.local in-addr.arpa ip6.arpa {\n"
         "        pods insecure\n        fallthrough in-addr.arpa ip6.arpa\n    }\n    prometheus 127.0.0.1:9153\n"
@@ -111,8 +115,10 @@ DISTRIBUTIONS = {
         "    }\n    reload\n}\nhostname.bind:5353 {\n    chaos\n}\n"
     ),
     "NodeLocal DNSCache": (
-        "cluster.local:53 {\n    errors\n    cache {\n            success 9984 30\n            denial 9984 5\n    }\n"
-        "    reload\n    loop\n    bind 169.254.20.10 10.96.0.10\n    forward . 10.96.0.11 {\n            force_tcp\n    }\n"
+        "cluster.local:53 {\n    errors\n    cache {\n"
+        "            success 9984 30\n            denial 9984 5\n    }\n"
+        "    reload\n    loop\n    bind 169.254.20.10 10.96.0.10\n"
+        "    forward . 10.96.0.11 {\n            force_tcp\n    }\n"
         "    prometheus :9253\n    health 169.254.20.10:8080\n    }\n"
         "in-addr.arpa:53 {\n    errors\n    cache 30\n    }\nip6.arpa:53 {\n    errors\n    cache 30\n    }\n"
         ".:53 {\n    errors\n    cache 30\n    prometheus {$MY_HOST_IP}:9253\n    }\n"

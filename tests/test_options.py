@@ -121,7 +121,9 @@ class HostsOptions(Options, directive="hosts"):
 
 
 class AclOptions(Options, directive="acl"):
-    rules: Annotated[tuple[tuple[str, ...], ...], lines(read_entry, "allow", "block", syntax="allow|block NET"), ""] = ()
+    rules: Annotated[
+        tuple[tuple[str, ...], ...], lines(read_entry, "allow", "block", syntax="allow|block NET"), ""
+    ] = ()
 
 
 class NeedyOptions(Options, directive="needy"):
@@ -194,7 +196,10 @@ VALUES = {
     "an address with all hosts": ("health :9", HealthOptions(address=Address("", 9))),
     "an address with an IPv6 host": ("health [::1]:9", HealthOptions(address=Address("::1", 9))),
     "an address with a name": ("health localhost:9", HealthOptions(address=Address("localhost", 9))),
-    "an address without a port, where one is known": ("ready 10.0.0.1", ReadyOptions(address=Address("10.0.0.1", 8181))),
+    "an address without a port, where one is known": (
+        "ready 10.0.0.1",
+        ReadyOptions(address=Address("10.0.0.1", 8181)),
+    ),
     "lines that are no options": (
         "hosts {\n 10.0.0.1 a b\n ttl 5\n ::1 c\n}",
         HostsOptions(ttl=5, entries=(("10.0.0.1", "a", "b"), ("::1", "c"))),
@@ -594,7 +599,7 @@ def test_an_unknown_directive_is_to_come_or_removed_or_misspelt(name: str, messa
 
 
 def test_the_table_of_coredns_has_each_directive_once() -> None:
-    assert len(COREDNS_DIRECTIVES) == len(set(COREDNS_DIRECTIVES)) == 59
+    assert len(COREDNS_DIRECTIVES) == len(set(COREDNS_DIRECTIVES)) == 60
 
 
 # --- The reference ---
@@ -658,7 +663,8 @@ def test_what_is_no_duration(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0s"), (5.0, "5s"), (0.3, "300ms"), (90, "1m30s"), (3600, "1h"), (1.5, "1.5s"), (-2, "-2s")]
+    ("seconds", "text"),
+    [(0, "0s"), (5.0, "5s"), (0.3, "300ms"), (90, "1m30s"), (3600, "1h"), (1.5, "1.5s"), (-2, "-2s")],
 )
 def test_durations_are_spelt_as_go_spells_them(seconds: float, text: str) -> None:
     assert spell_duration(seconds) == text
@@ -706,7 +712,20 @@ def test_selectors(text: str, holds: bool) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *(",", "a,", "a=b,", "a b", "a=b c", "a in", "a in b", "a in (", "a in ()", "a in (b", "a in (b c)", "a in ((b)"),
+        *(
+            ",",
+            "a,",
+            "a=b,",
+            "a b",
+            "a=b c",
+            "a in",
+            "a in b",
+            "a in (",
+            "a in ()",
+            "a in (b",
+            "a in (b c)",
+            "a in ((b)",
+        ),
         *("a>1", "=b", "!", "!!a", "!a=b", "a=-", "-a", "a/b/c", "UPPER.com/a", "a" * 64, "a=" + "b" * 64, "é=1"),
     ],
 )
@@ -729,7 +748,22 @@ def test_a_selector_means_its_text(text: str) -> None:
 LINES = st.lists(
     st.lists(
         st.sampled_from(
-            ["ttl", "pods", "5", "30s", "a.b", "insecure", "zones", "{", "}", "\n", '""', "fallthrough", "labels", "x=y"]
+            [
+                "ttl",
+                "pods",
+                "5",
+                "30s",
+                "a.b",
+                "insecure",
+                "zones",
+                "{",
+                "}",
+                "\n",
+                '""',
+                "fallthrough",
+                "labels",
+                "x=y",
+            ]
         ),
         max_size=6,
     ).map(" ".join),

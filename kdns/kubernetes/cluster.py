@@ -1,8 +1,8 @@
 """The model of a cluster: what events left behind, indexed by the names and addresses that are asked for.
 
-`apply` takes one event and says which tags changed; a kept answer that bears one of them is old. The model doesn't know where events come from, and holds
-no records: `schema` computes those when they are asked for. Names are lower-case bytes as they stand in a
-packet, addresses are packed (4 or 16 bytes).
+`apply` takes one event and says which tags changed; a kept answer that bears one of them is old. The model doesn't know
+where events come from, and holds no records: `schema` computes those when they are asked for. Names are lower-case
+bytes as they stand in a packet, addresses are packed (4 or 16 bytes).
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Port:
 
 
 class Ready:
-    """A ready address of a slice under its endpoint label; `named` tells a label that is a hostname from a dashed address."""
+    """A ready address of a slice under its endpoint label; `named` tells a hostname from a dashed address."""
 
     __slots__ = ("address", "label", "named")
 
@@ -345,8 +345,8 @@ class Cluster:
             if not endpoint.ready:
                 not_ready += 1
                 continue
-            for packed in self._packed(endpoint.addresses or ()):
-                ready.append(Ready(packed, *self._label(endpoint, packed)))
+            packed_addresses = self._packed(endpoint.addresses or ())
+            ready += [Ready(packed, *self._label(endpoint, packed)) for packed in packed_addresses]
         ports = tuple(
             self._intern(_port(port.name, port.protocol, NO_PORT if port.port is None else port.port))
             for port in object.ports or ()

@@ -148,17 +148,20 @@ class _Follower:
         for event in batch.events:
             if isinstance(event, Put):
                 self.seen.add(key_of(event.object))
+                self.known.add(key_of(event.object))
         if not any(isinstance(event, Synced) for event in batch.events):
-            self.known |= self.seen
             yield batch
             return
         self.synced = True
-        gone = sorted(self.known - self.seen, key=_delete_order)
-        self.known &= self.seen
-        for some in _chunks(gone, BATCH_EVENTS):
-            yield Batch([Delete(*key) for key in some])
         if not self.synced_before:
             yield batch
+            return
+        # Told again after a crash: whoever listens was synced long ago, and does not know yet what went meanwhile.
+        yield Batch([event for event in batch.events if not isinstance(event, Synced)])
+        gone = sorted(self.known - self.seen, key=_delete_order)
+        self.known.difference_update(gone)
+        for some in _chunks(gone, BATCH_EVENTS):
+            yield Batch([Delete(*key) for key in some])
 
     def note(self, events: Iterable[Event]) -> None:
         for event in events:

@@ -292,10 +292,7 @@ class _Parser:
         if struct is not None:
             self.take_object(document, struct, path)
         elif kind in VERSIONS and version.split("/")[0] in (VERSIONS[kind].split("/")[0], "v1", "discovery.k8s.io"):
-            hint = f"`apiVersion: {VERSIONS[kind]}`"
-            self.tell(
-                Fault(("apiVersion",), "there is no " + kind + " in `{raw}`", f"`{VERSIONS[kind]}`", hint), path, kind
-            )
+            self.tell(Fault(("apiVersion",), "there is no " + kind + " in `{raw}`", f"`{VERSIONS[kind]}`"), path, kind)
         elif version == "v1" and kind not in CORE_KINDS and (near := nearest(kind, list(VERSIONS))):
             self.tell(Fault(("kind",), "`v1` has no kind `{raw}`", hint=f"was `{near}` meant?"), path, kind)
         else:
@@ -520,7 +517,9 @@ def _wrong_type(value: Any, wanted: Type, path: Path) -> Fault:
         case inspect.StrType() if value is None:
             return Fault(path, f"{name} takes a string, and there is none", hint='write "" for an empty one')
         case inspect.StrType() if isinstance(value, bool | int | float):
-            return Fault(path, f"{name} takes a string, and `{{raw}}` without quotes is {found}", hint='quote it: "{raw}"')
+            return Fault(
+                path, f"{name} takes a string, and `{{raw}}` without quotes is {found}", hint='quote it: "{raw}"'
+            )
         case inspect.StrType():
             return Fault(path, f"{name} takes a string, found {found}")
         case inspect.IntType():

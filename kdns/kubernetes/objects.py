@@ -1,7 +1,7 @@
 """The objects of the Kubernetes API, with only the fields that DNS reads, and the events that carry them.
 
-Sources (an inventory, an API server, a snapshot) yield `Put`, `Delete` and `Synced`; `cluster` applies them and does not
-know where they come from. Law: the API reference of core/v1 and discovery.k8s.io/v1. Fields have the API's names
+Sources (an inventory, an API server, a snapshot) yield `Put`, `Delete` and `Synced`; `cluster` applies them and does
+not know where they come from. Law: the API reference of core/v1 and discovery.k8s.io/v1. Fields have the API's names
 in camelCase on the wire and snake_case here.
 """
 
@@ -80,7 +80,7 @@ class Service(_Api, tag_field="kind", tag="Service"):
 
     @property
     def addresses(self) -> list[str]:
-        """The ClusterIPs as written: `clusterIPs`, or the older `clusterIP` alone; `["None"]` for a headless service."""
+        """The ClusterIPs as written: `clusterIPs`, or the older `clusterIP` alone; `["None"]` if headless."""
         if self.spec.cluster_ips:
             return self.spec.cluster_ips
         return [self.spec.cluster_ip] if self.spec.cluster_ip else []

@@ -183,7 +183,7 @@ def _lookup_ns_dns(view: View, question: Question, reverse: bool) -> Outcome:
     # `dns` alone exists by RFC 8020; it is NXDOMAIN so that a host of that name in a later search domain is found.
     if labels != [b"ns", b"dns"]:
         return NXDOMAIN
-    family = _FAMILY.get(Type(question.rtype)) if question.rtype in _FAMILY else None
+    family = _FAMILY.get(question.rtype)
     packed = [each for _, each in _name_servers(view, question, reverse) if len(each) == family]
     return _addresses(question.owner, view.ttl, packed)
 
@@ -259,7 +259,7 @@ def _lookup_cluster_ip(view: View, question: Question, service: ServiceModel, wa
     if wanted and not ports:
         return NXDOMAIN
     if rtype in _FAMILY:
-        size = _FAMILY[Type(rtype)]
+        size = _FAMILY[rtype]
         return _addresses(question.owner, view.ttl, [packed for packed in service.addresses if len(packed) == size])
     if rtype != Type.SRV or not ports or not service.addresses:
         return NODATA
@@ -296,7 +296,7 @@ def _lookup_candidates(
             return NXDOMAIN
     rtype = question.rtype
     if rtype in _FAMILY:
-        size = _FAMILY[Type(rtype)]
+        size = _FAMILY[rtype]
         packed = dict.fromkeys(ready.address for ready, _ in candidates if len(ready.address) == size)
         return _addresses(question.owner, view.ttl, list(packed))
     if rtype != Type.SRV:
@@ -383,7 +383,7 @@ def _lookup_pod(view: View, question: Question) -> Outcome:
         question.tags.add(pod_tag(namespace, packed))
         if not view.cluster.has_pod(namespace, packed):
             return NXDOMAIN
-    if question.rtype in _FAMILY and _FAMILY[Type(question.rtype)] == len(packed):
+    if _FAMILY.get(question.rtype) == len(packed):
         return Found([address(question.owner, view.ttl, packed)])
     return NODATA
 

@@ -1,4 +1,4 @@
-"""What a `kubernetes` directive lets be seen of what its source tells: by namespace, by labels, with or without endpoints.
+"""What a `kubernetes` directive shows of what its source tells: by namespace, by labels, with or without endpoints.
 
 An object that stops matching is a deletion to those behind, just as a watch with a selector has it.
 """

@@ -136,11 +136,12 @@ def split_list(piece: Piece) -> tuple[Piece, list[Piece]] | None:
 class _Frame:
     """A mapping or sequence that is not closed yet."""
 
-    __slots__ = ("anchor", "key", "merges", "value", "weight")
+    __slots__ = ("anchor", "key", "merges", "start", "value", "weight")
 
-    def __init__(self, value: dict[str, Any] | list[Any], anchor: str | None) -> None:
+    def __init__(self, value: dict[str, Any] | list[Any], start: Event) -> None:
         self.value: Any = value
-        self.anchor = anchor
+        self.start = start
+        self.anchor: str | None = start.anchor  # type: ignore[attr-defined]
         self.key: str | None = None
         self.merges: list[Any] = []
         self.weight = 0
@@ -191,7 +192,7 @@ def _document(next_event: Any, text: str) -> Document:
         elif kind is MappingStartEvent or kind is SequenceStartEvent:
             if len(stack) >= DEPTH_LIMIT:
                 raise YamlError(f"nested more than {DEPTH_LIMIT} deep", _spot(text, event))
-            frame = _Frame({} if kind is MappingStartEvent else [], event.anchor)
+            frame = _Frame({} if kind is MappingStartEvent else [], event)
             stack.append(frame)
             if event.anchor:
                 anchors[event.anchor] = frame
@@ -205,7 +206,8 @@ def _document(next_event: Any, text: str) -> Document:
             weight = frame.weight + len(value)
             if frame.anchor:
                 anchors[frame.anchor] = (value, weight)
-            stack.pop()
+            # From here on it is shown by where it began.
+            event = stack.pop().start
             frame = stack[-1] if stack else None
         elif kind is AliasEvent:
             value, weight = _aliased(anchors.get(event.anchor), event, text)

@@ -1,7 +1,7 @@
 """The chain: every directive that kdns has, in the order in which a query meets them.
 
-The order is CoreDNS 1.14.7's, but for `cache`, which stands directly before `forward`: over names of the cluster it has no work.
-A Corefile's own order means nothing.
+The order is CoreDNS 1.14.7's, but for `cache`, which stands directly before `forward`: over names of the cluster it has
+no work. A Corefile's own order means nothing.
 """
 
 from kdns.chain import Plugin

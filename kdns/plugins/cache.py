@@ -134,4 +134,4 @@ class Cache(Plugin):
 
     def notices(self) -> tuple[str, ...]:
         """The directive is accepted and does nothing."""
-        return ("`cache` has no effect yet: replies of upstreams are not kept; names of the cluster never need it",)
+        return ("no effect yet: replies of upstreams are not kept; names of the cluster never need it",)

@@ -1,28 +1,19 @@
 """`forward FROM TO...`: names that others know are asked of them.
 
-The plugin chooses whom to ask, in which order and how often; asking is `upstream/exchange.py`'s.
+Which names, and what becomes of a reply, stand here; whom to ask is `upstream/pool.py`'s.
 Law: docs/plugins/forward.md; the options are CoreDNS 1.14.7's.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
-import time
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
-import msgspec
-
 from kdns.chain import Answer, Block, Next, Plugin, Request, failure
-from kdns.corefile import Token, read_regular
-from kdns.logs import plugin_logger
-from kdns.metrics import (
-    FORWARD_HEALTH_BROKEN,
-    FORWARD_HEALTH_FAILURES,
-    FORWARD_REJECTED,
-    PROXY_HEALTH_FAILURES,
-)
+from kdns.corefile import Directive, Token, read_regular
+from kdns.errors import Problem
+from kdns.metrics import FORWARD_REJECTED, Metrics
 from kdns.options import (
     Options,
     RefusalError,
@@ -34,6 +25,7 @@ from kdns.options import (
     flag,
     number,
     parse_duration,
+    parse_each,
     repeatable,
     spell_duration,
     without_effect,
@@ -42,32 +34,20 @@ from kdns.options import (
     zone,
     zones,
 )
-from kdns.upstream.exchange import Upstream, UpstreamError, exchange, is_address
+from kdns.upstream.exchange import Upstream, UpstreamError, is_address
+from kdns.upstream.pool import HealthCheck, Pool, Rules
 from kdns.wire import names
 from kdns.wire.message import Message
-from kdns.wire.query import AA, AD, RA, RD, TC, Query
-from kdns.wire.records import Rcode, Type
+from kdns.wire.query import AA, AD, RA, TC, Query
+from kdns.wire.records import Rcode
 
-log = plugin_logger("forward")
-
-# What one client's query may cost the upstreams, whatever the options say (NXNSAttack and its kin live from retries).
-MOST_ATTEMPTS = 10
-OVERALL_SECONDS = 5.0
-CHECK_SECONDS = 1.0
 MOST_UPSTREAMS = 15
 
-# RFC 8914 §4.23, §4.24.
-_NO_REACHABLE_AUTHORITY, _NETWORK_ERROR = 22, 23
+# RFC 8914 §4.23, §4.24. The text says what, not whom: it goes to strangers.
+_NOBODY_REPLIES = (22, "no upstream replied in time")
+_NETWORK_FAILS = (23, "no upstream could be reached")
 _SCHEMES_TO_COME = ("tls", "https", "grpc", "quic")
 _ADDRESS = "an address, `IP[:PORT]` or `[IPv6]:PORT`, or a file in the form of resolv.conf"
-
-
-class HealthCheck(msgspec.Struct, frozen=True):
-    """How an upstream that failed is asked whether it lives again: how often, with RD or without, for which name."""
-
-    seconds: float = 0.5
-    recursion: bool = True
-    domain: str = "."
 
 
 def _read_upstreams(tokens: Sequence[Token]) -> tuple[Upstream, ...]:
@@ -112,12 +92,10 @@ def resolv_conf(text: str) -> list[Upstream]:
 def _address_of(text: str) -> Upstream | None:
     host, port = text, "53"
     if text.startswith("["):
-        host, _, after = text[1:].partition("]")
-        if after and not after.startswith(":"):
+        host, bracket, after = text[1:].partition("]")
+        if not bracket or ":" not in host or (after and after[0] != ":"):
             return None
         port = after[1:] if after else port
-        if ":" not in host:
-            return None
     elif text.count(":") == 1:
         host, _, port = text.partition(":")
     if not is_address(host) or not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
@@ -203,16 +181,18 @@ class ForwardOptions(Options, directive="forward"):
         int, number(0), "an upstream that failed more often than that, one time after another, is avoided; 0 for never"
     ] = 2
     max_connect_attempts: Annotated[
-        int | None, number(0), "how often to try in all; 0 and the default are twice per upstream, never more than 10"
-    ] = None
+        int, number(0), "how often to try in all, at most 10; unless given, twice per upstream"
+    ] = 0
     health_check: Annotated[HealthCheck, _check, "how often an upstream that failed is asked whether it lives"] = (
         HealthCheck()
     )
     failfast_all_unhealthy_upstreams: Annotated[bool, flag(), "SERVFAIL at once when all are avoided"] = False
     max_concurrent: Annotated[int, number(0), "more queries than that at once are REFUSED; 0 for no limit"] = 0
-    next: Annotated[tuple[int, ...], _rcodes, repeatable, "with these answers the next `forward` is asked"] = ()
-    next_on_nodata: Annotated[bool, flag(), "with an empty NOERROR the next `forward` is asked"] = False
-    failover: Annotated[tuple[int, ...], _failures, repeatable, "with these answers the next upstream is asked"] = ()
+    next: Annotated[
+        tuple[int, ...], _rcodes, repeatable, "with these replies the next line that takes the name is asked"
+    ] = ()
+    next_on_nodata: Annotated[bool, flag(), "the same with NOERROR and no answer"] = False
+    failover: Annotated[tuple[int, ...], _failures, repeatable, "with these replies the next upstream is asked"] = ()
     expire: Annotated[float, duration(0), without_effect(_FRESH), "how long an idle connection is kept"] = 10.0
     max_age: Annotated[float, duration(0), without_effect(_FRESH), "how long any connection is kept"] = 0.0
     max_idle_conns: Annotated[int, number(0), without_effect(_FRESH), "how many idle connections are kept"] = 0
@@ -223,178 +203,92 @@ class ForwardOptions(Options, directive="forward"):
 
 
 class Forward(Plugin):
-    """The `forward` directive."""
+    """The `forward` directive: its lines in their order, of which the first that takes a name has it."""
 
     name: ClassVar[str] = "forward"
     options: ClassVar[type[Options]] = ForwardOptions
 
-    def __init__(self, options: ForwardOptions, block: Block) -> None:
+    def __init__(self, options: list[ForwardOptions], block: Block) -> None:
+        self._lines = [_Line(each, block.process.metrics) for each in options]
+
+    @classmethod
+    def read(cls, directives: Sequence[Directive], problems: list[Problem]) -> list[ForwardOptions] | None:
+        """Each line is a rule of its own."""
+        found = parse_each(ForwardOptions, directives, problems)
+        return found if len(found) == len(directives) else None
+
+    async def handle(self, request: Request, next: Next) -> Answer:
+        """Ask others for the names of a line; all other names are the next plugin's."""
+        labels = request.query.labels
+        answer: Answer | None = None
+        for line in self._lines:
+            if not line.takes(labels):
+                continue
+            # It depends on somebody whose changes nobody tells us.
+            request.keep = False
+            answer = await line.answer(request)
+            if not line.hands_on(answer):
+                break
+        return await next(request) if answer is None else answer
+
+    async def feed(self) -> None:
+        """Look after the upstreams that failed."""
+        await asyncio.gather(*(line.pool.check() for line in self._lines))
+
+
+class _Line:
+    """One `forward` line: the names that it takes, and the upstreams that answer them."""
+
+    def __init__(self, options: ForwardOptions, metrics: Metrics) -> None:
         self._options = options
-        self._metrics = block.process.metrics
+        self._metrics = metrics
         self._from = [names.labels_of(names.from_text(each)) for each in options.from_]
         self._except = [names.labels_of(names.from_text(each)) for each in options.except_]
-        self._upstreams = [_Standing(upstream) for upstream in options.to]
-        self._next_codes = frozenset(options.next)
-        self._failures = frozenset(options.failover)
-        self._turn = 0
+        self._onward = frozenset(options.next)
         self._running = 0
-        self._ailing = asyncio.Event()
-        count = len(self._upstreams)
-        self._attempts = min(MOST_ATTEMPTS, options.max_connect_attempts or 2 * count)
+        rules = Rules(
+            policy=options.policy,
+            seconds=options.read_timeout,
+            attempts=options.max_connect_attempts,
+            max_fails=options.max_fails,
+            fail_fast=options.failfast_all_unhealthy_upstreams,
+            failures=frozenset(options.failover),
+            check=options.health_check,
+        )
+        self.pool = Pool(options.to, rules, metrics)
 
-    async def handle(self, request: Request, next: Next) -> Answer:  # noqa: A002
-        """Ask others for names in FROM; all other names are the next plugin's."""
-        query = request.query
-        if not self._takes(query.labels):
-            return await next(request)
-        # The answer depends on somebody whose changes nobody tells us.
-        request.keep = False
+    def takes(self, labels: list[bytes]) -> bool:
+        """Whether a name is in FROM and in none of the exceptions."""
+        return _is_below(labels, self._from) and not _is_below(labels, self._except)
+
+    def hands_on(self, answer: Answer) -> bool:
+        """Whether the next line that takes the name, if there is one, is asked after this reply of an upstream."""
+        nodata = answer.rcode == Rcode.NOERROR and not answer.answer
+        return not answer.cause and (answer.rcode in self._onward or (nodata and self._options.next_on_nodata))
+
+    async def answer(self, request: Request) -> Answer:
+        """What the upstreams say, or the failure to say."""
         limit = self._options.max_concurrent
         if limit and self._running >= limit:
             self._metrics.increase(FORWARD_REJECTED)
-            return failure(f"concurrent queries exceeded maximum {limit}", self.name, rcode=Rcode.REFUSED)
+            return failure(f"concurrent queries exceeded maximum {limit}", "forward", rcode=Rcode.REFUSED)
         self._running += 1
         try:
-            outcome = await request.wait(self._ask(query, request.transport))
+            message = await request.wait(self.pool.ask(request.query, self._transport(request.transport)))
+        except UpstreamError as error:
+            return failure(str(error), "forward", _NOBODY_REPLIES if error.silent else _NETWORK_FAILS)
         finally:
             self._running -= 1
-        if isinstance(outcome, Answer):
-            return outcome
-        if outcome.rcode in self._next_codes or (self._options.next_on_nodata and _is_nodata(outcome)):
-            return await next(request)
-        return _answer(query, outcome)
-
-    async def feed(self) -> None:
-        """Ask the upstreams that failed, at intervals, whether they live again."""
-        check = self._options.health_check
-        while self._options.max_fails and check.seconds:
-            await self._ailing.wait()
-            await asyncio.sleep(check.seconds)
-            ailing = [each for each in self._upstreams if each.fails]
-            if ailing:
-                await asyncio.gather(*(self._check(each, check) for each in ailing))
-            else:
-                self._ailing.clear()
-
-    def _takes(self, labels: list[bytes]) -> bool:
-        return _is_below(labels, self._from) and not _is_below(labels, self._except)
-
-    async def _ask(self, query: Query, transport: str) -> Message | Answer:
-        """The first usable reply of the upstreams, or the failure to say."""
-        order = self._order()
-        if order is None:
-            return failure("no healthy proxies", self.name, (_NO_REACHABLE_AUTHORITY, "all upstreams are down"))
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + OVERALL_SECONDS
-        over = self._transport(transport)
-        problem: UpstreamError | None = None
-        refused: Message | None = None
-        for attempt in range(self._attempts):
-            left = deadline - loop.time()
-            if left <= 0:
-                break
-            standing = order[attempt % len(order)]
-            started = time.perf_counter()
-            try:
-                message = await exchange(
-                    query.qname,
-                    query.rtype,
-                    standing.upstream,
-                    min(left, self._options.read_timeout),
-                    transport=over,
-                    flags=query.flags,
-                    do=query.do,
-                    rclass=query.rclass,
-                )
-            except UpstreamError as error:
-                problem = error
-                self._failed(standing, error)
-                continue
-            self._succeeded(standing)
-            self._metrics.forwarded(str(standing.upstream), message.rcode, time.perf_counter() - started)
-            if message.rcode not in self._failures:
-                return message
-            refused = message
-            if attempt + 1 >= len(order):
-                break
-        if refused is not None:
-            return refused
-        # RFC 8914: the text says what, not whom, since it goes to strangers.
-        if problem is None or problem.silent:
-            said = (_NO_REACHABLE_AUTHORITY, "no upstream replied in time")
-        else:
-            said = (_NETWORK_ERROR, "no upstream could be reached")
-        return failure(str(problem or "no time left"), self.name, said)
+        return _answer(request.query, message)
 
     def _transport(self, transport: str) -> str:
         if self._options.force_tcp:
             return "tcp"
         return "udp" if self._options.prefer_udp else transport
 
-    def _order(self) -> list[_Standing] | None:
-        """The upstreams in the order in which they are asked; the dead only if nobody lives, None if not even then."""
-        most = self._options.max_fails
-        alive = [each for each in self._upstreams if not most or each.fails <= most]
-        if not alive and self._options.failfast_all_unhealthy_upstreams:
-            return None
-        # With nobody alive the checks may be what is broken: better to try than to fail.
-        order = alive or list(self._upstreams)
-        if not alive:
-            self._metrics.increase(FORWARD_HEALTH_BROKEN)
-        if self._options.policy == "random":
-            random.shuffle(order)
-        elif self._options.policy == "round_robin":
-            self._turn += 1
-            first = self._turn % len(order)
-            order = order[first:] + order[:first]
-        return order
-
-    def _failed(self, standing: _Standing, error: UpstreamError) -> None:
-        standing.fails += 1
-        self._ailing.set()
-        if standing.fails == self._options.max_fails + 1 and self._options.max_fails:
-            log.warning("upstream %s is avoided after %d failures: %s", standing.upstream, standing.fails, error)
-
-    def _succeeded(self, standing: _Standing) -> None:
-        if standing.fails > self._options.max_fails > 0:
-            log.info("upstream %s answers again", standing.upstream)
-        standing.fails = 0
-
-    async def _check(self, standing: _Standing, check: HealthCheck) -> None:
-        try:
-            await exchange(
-                names.from_text(check.domain),
-                Type.NS,
-                standing.upstream,
-                CHECK_SECONDS,
-                transport="tcp" if self._options.force_tcp else "udp",
-                flags=RD if check.recursion else 0,
-            )
-        except UpstreamError as error:
-            self._failed(standing, error)
-            self._metrics.increase(PROXY_HEALTH_FAILURES, self.name, str(standing.upstream))
-            self._metrics.increase(FORWARD_HEALTH_FAILURES, str(standing.upstream))
-        else:
-            # Any reply will do: it lives.
-            self._succeeded(standing)
-
-
-class _Standing:
-    """An upstream and how often it failed since it last answered."""
-
-    __slots__ = ("fails", "upstream")
-
-    def __init__(self, upstream: Upstream) -> None:
-        self.upstream = upstream
-        self.fails = 0
-
 
 def _is_below(labels: list[bytes], zones_: list[list[bytes]]) -> bool:
     return any(labels[len(labels) - len(zone_) :] == zone_ for zone_ in zones_ if len(zone_) <= len(labels))
-
-
-def _is_nodata(message: Message) -> bool:
-    return message.rcode == Rcode.NOERROR and not message.answer
 
 
 def _answer(query: Query, message: Message) -> Answer:

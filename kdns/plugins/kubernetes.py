@@ -1,7 +1,7 @@
 """The `kubernetes` directive: names of the cluster, answered from the model that a source keeps up to date.
 
-The records are `kubernetes/schema.py`'s, the model `kubernetes/cluster.py`'s. Here: which zones, what a client is told when there is
-no such name, where an alias leads, and the source's life.
+The records are `kubernetes/schema.py`'s, the model `kubernetes/cluster.py`'s. Here: which zones, what a client is told
+when there is no such name, where an alias leads, and the source's life.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ class KubernetesOptions(
     noendpoints: Annotated[bool, flag(), "headless services and endpoints have no names"] = False
     ignore: Annotated[str, choice("empty_service"), "a service without a ready endpoint has no name"] = ""
     fallthrough: Annotated[
-        tuple[str, ...] | None, zones(none=(".",)), "names that don't exist go to the next directive, in these zones or all"
+        tuple[str, ...] | None,
+        zones(none=(".",)),
+        "what doesn't exist goes to the next directive, in these zones or all",
     ] = None
     inventory: Annotated[
         tuple[str, ...], words("PATH..."), repeatable, "files, folders or globs of manifests to answer from"
@@ -88,13 +90,15 @@ class KubernetesOptions(
     cluster_ips: Annotated[
         str, choice("allocate", "endpoints"), "with `inventory`: give addresses, or answer with the endpoints'"
     ] = "allocate"
-    startup_timeout: Annotated[float, duration(), without_effect(_NO_API), "how long to wait for the API at start"] = 5.0
+    startup_timeout: Annotated[float, duration(), without_effect(_NO_API), "how long to wait for the API at start"] = (
+        5.0
+    )
     endpoint: Annotated[tuple[str, ...], words("URL"), without_effect(_NO_API), "the API server"] = ()
     tls: Annotated[tuple[str, ...], words("FILE...", at_most=3), without_effect(_NO_API), "certificate, key, CA"] = ()
     kubeconfig: Annotated[tuple[str, ...], words("FILE", at_most=2), without_effect(_NO_API), "file, context"] = ()
     apiserver_qps: Annotated[str, word("NUMBER"), without_effect(_NO_API), "queries a second to the API"] = ""
     apiserver_burst: Annotated[str, word("NUMBER"), without_effect(_NO_API), "queries at once to the API"] = ""
-    apiserver_max_inflight: Annotated[str, word("NUMBER"), without_effect(_NO_API), "queries under way to the API"] = ""
+    apiserver_max_inflight: Annotated[str, word("NUMBER"), without_effect(_NO_API), "queries in flight to the API"] = ""
 
     def faults(self) -> Iterable[tuple[str, str]]:
         """Zones and address ranges that can't be."""
@@ -158,7 +162,9 @@ class Kubernetes(Plugin):
     @property
     def inventory_options(self) -> InventoryOptions:
         """How the inventory is completed."""
-        chosen: Literal["allocate", "endpoints"] = "endpoints" if self._options.cluster_ips == "endpoints" else "allocate"
+        chosen: Literal["allocate", "endpoints"] = (
+            "endpoints" if self._options.cluster_ips == "endpoints" else "allocate"
+        )
         return InventoryOptions(self._options.service_cidr, chosen)
 
     # The query
@@ -256,6 +262,7 @@ class Kubernetes(Plugin):
                     self._report(change)
         except KdnsError as error:
             self._failed = error
+        finally:
             self._started.set()
 
     def apply(self, events: Iterable[Event]) -> None:
@@ -296,6 +303,8 @@ class Kubernetes(Plugin):
         await self._started.wait()
         if self._failed is not None:
             raise self._failed
+        if self._options.inventory and not self.cluster.synced:
+            raise KdnsError("the inventory could not be read to its end; the log says why")
 
     def ready(self) -> bool:
         return self.cluster.synced

@@ -51,6 +51,11 @@ def _read_scope(tokens: Sequence[Token]) -> Scope:
     return Scope(tuple(map(_read_name, tokens)), form)
 
 
+def _spell_scope(scope: Scope) -> str:
+    form = "{common}" if scope.format == COMMON else scope.format
+    return " ".join([*map(names.to_text, scope.names), f'"{form}"'])
+
+
 def _read_name(token: Token) -> bytes:
     try:
         return names.from_text(token.text).lower()
@@ -61,7 +66,11 @@ def _read_name(token: Token) -> bytes:
 class LogOptions(Options, directive="log"):
     scope: Annotated[
         Scope,
-        argument(custom(_read_scope, "[NAMES...] [FORMAT]", "names, then perhaps a format", least=0, most=None)),
+        argument(
+            custom(
+                _read_scope, "NAMES... [FORMAT]", "names, then perhaps a format", least=0, most=None, show=_spell_scope
+            )
+        ),
         "queries below these names are logged, in this format; all of them in the common format unless given",
     ] = Scope()
     class_: Annotated[
@@ -166,7 +175,8 @@ def _host(address: str) -> str:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds:.9f}".rstrip("0").rstrip(".") + "s"
+    # A clock of seconds since 1970 has no finer digits.
+    return f"{seconds:.6f}".rstrip("0").rstrip(".") + "s"
 
 
 def _is_below(name: bytes, scope: bytes) -> bool:

@@ -16,4 +16,4 @@ class Loop(Plugin):
 
     def notices(self) -> tuple[str, ...]:
         """The directive is accepted and does nothing."""
-        return ("`loop` has no effect yet: a `forward` that leads back here is not found at start",)
+        return ("no effect yet: a `forward` that leads back here is not found at start",)

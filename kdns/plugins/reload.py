@@ -34,4 +34,4 @@ class Reload(Plugin):
 
     def notices(self) -> tuple[str, ...]:
         """The directive is accepted and does nothing."""
-        return ("`reload` has no effect yet: a changed Corefile counts after a restart",)
+        return ("no effect yet: a changed Corefile counts after a restart",)

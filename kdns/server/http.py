@@ -143,7 +143,7 @@ class _Listener:
         for connection, since in self._since.items():
             if now - since > CONNECTION_SECONDS:
                 _abort(connection)
-        self._sweeping = loop.call_later(1.0, self._sweep)
+        self._sweeping = loop.call_later(CONNECTION_SECONDS / 10, self._sweep)
 
     async def _respond(self, request: web.BaseRequest) -> web.StreamResponse:
         from aiohttp import web

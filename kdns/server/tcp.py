@@ -103,7 +103,7 @@ class TcpServer:
         self._starting: set[asyncio.Task[None]] = set()
         self._pauses: dict[socket.socket, asyncio.TimerHandle] = {}
         self._empty: asyncio.Event | None = None
-        self._next_sweep = 0.0
+        self._sweeping: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Begin to accept; called in the running loop."""
@@ -116,6 +116,7 @@ class TcpServer:
         if self.stopping:
             return
         self.stopping = True
+        self.loop = asyncio.get_running_loop()
         deadline = self.loop.time() + grace_seconds
         for sock in self.socks:
             self.loop.remove_reader(sock.fileno())
@@ -127,6 +128,8 @@ class TcpServer:
             sock.close()
         if self._starting:
             await asyncio.wait(self._starting)
+        if self._sweeping is not None:
+            self._sweeping.cancel()
         if self.connections and grace_seconds > 0:
             # What had arrived before is read and answered; the loop needs a turn to see it.
             await asyncio.sleep(min(0.02, grace_seconds))
@@ -151,10 +154,8 @@ class TcpServer:
     def opened(self, connection: _Connection) -> None:
         """A connection has its transport."""
         self.connections.add(connection)
-        if self._taken * 2 > self._capacity and self.loop.time() >= self._next_sweep:
-            self._next_sweep = self.loop.time() + self.limits.shortest_idle_seconds
-            for each in self.connections:
-                each.watch_clock()
+        if self._taken * 2 > self._capacity and self._sweeping is None:
+            self._sweeping = self.loop.call_later(self.limits.shortest_idle_seconds, self._sweep)
 
     def closed(self, connection: _Connection) -> None:
         """A connection is gone."""
@@ -162,6 +163,12 @@ class TcpServer:
         self._forget_client(connection.client[0])
         if self._empty is not None and not self.connections:
             self._empty.set()
+
+    def _sweep(self) -> None:
+        """Let the idle know that their stay has become shorter."""
+        self._sweeping = None
+        for connection in self.connections:
+            connection.watch_clock()
 
     def _acceptable(self, sock: socket.socket) -> None:
         for _ in range(self.limits.accepts_per_wakeup):

@@ -6,6 +6,9 @@ byte is at most 63 and the letters begin at 65; that is exactly the ASCII foldin
 
 from __future__ import annotations
 
+import string
+from collections.abc import Iterator
+
 LONGEST_NAME = 255
 LONGEST_LABEL = 63
 ROOT = b"\x00"
@@ -113,12 +116,12 @@ def _check(label: bytes) -> bool:
     return True
 
 
-def _unescape(character: str, rest: object) -> bytes:
+def _unescape(character: str, rest: Iterator[str]) -> bytes:
     if not character:
         raise ValueError("a name ends in a backslash")
-    if not character.isdigit():
+    if character not in string.digits:
         return character.encode()
-    digits = character + next(rest, "") + next(rest, "")  # type: ignore[call-overload]
-    if len(digits) != 3 or not digits.isdigit() or int(digits) > 255:
+    digits = character + next(rest, "") + next(rest, "")
+    if len(digits) != 3 or not (digits.isascii() and digits.isdigit()) or int(digits) > 255:
         raise ValueError(f"`\\{digits}` is no byte")
     return bytes((int(digits),))

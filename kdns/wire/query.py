@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 
-from kdns.wire.names import ROOT, read_name
+from kdns.wire.names import LONGEST_LABEL, LONGEST_NAME, ROOT, read_name
 from kdns.wire.records import Rcode, Type
 
 QR, AA, TC, RD, RA, AD, CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080, 0x0020, 0x0010
@@ -92,27 +92,25 @@ def parse(packet: bytes) -> Query | Rejected | None:
         return None
     # The common query goes on in this function; whatever is odd leaves it early.
     if flags & 0x7800:
-        return _reject_opcode(packet, id, flags, questions)
+        return _reject_opcode(packet, id, flags, questions, additionals if not answers + authorities else 0)
     if questions != 1:
         return Rejected(id, flags, Rcode.FORMERR, edns=questions == 0 and _has_opt(packet, 12, additionals))
     labels: list[bytes] = []
+    # A name that is too long runs past this piece, so 64 KiB of labels cost what 255 bytes of them do.
+    folded = packet[: 12 + LONGEST_NAME].lower()
     position = 12
-    while True:
-        if position >= size:
-            return Rejected(id, flags, Rcode.FORMERR)
-        length = packet[position]
-        if length == 0:
-            break
-        # A pointer in a question could only point into the header, so every label type but 00 is an error.
-        if length > 63:
-            return Rejected(id, flags, Rcode.FORMERR)
-        following = position + 1 + length
-        labels.append(packet[position + 1 : following].lower())
-        position = following
-    position += 1
-    if position > 267 or position + 4 > size:
+    try:
+        while length := folded[position]:
+            # A pointer in a question could only point into the header, so every label type but 00 is an error.
+            if length > LONGEST_LABEL:
+                return Rejected(id, flags, Rcode.FORMERR)
+            following = position + 1 + length
+            labels.append(folded[position + 1 : following])
+            position = following
+        position += 1
+        rtype, rclass = _TAIL.unpack_from(packet, position)
+    except (IndexError, struct.error):
         return Rejected(id, flags, Rcode.FORMERR)
-    rtype, rclass = _TAIL.unpack_from(packet, position)
     query = Query(id, flags, packet[12:position], labels, rtype, rclass)
     position += 4
     if answers or (authorities and rtype != Type.IXFR):
@@ -129,6 +127,7 @@ def parse(packet: bytes) -> Query | Rejected | None:
 def _read_additional(packet: bytes, position: int, count: int, query: Query) -> Query | Rejected:
     """EDNS and TSIG; anything else in a query's additional section is an error."""
     if count > MOST_ADDITIONAL:
+        query.edns = _has_opt(packet, position, count)
         return _reject(query, Rcode.FORMERR)
     size = len(packet)
     for number in range(1, count + 1):
@@ -174,15 +173,23 @@ def _reject(query: Query, rcode: int) -> Rejected:
     return Rejected(query.id, query.flags, rcode, query.question_bytes, query.edns)
 
 
-def _reject_opcode(packet: bytes, id: int, flags: int, questions: int) -> Rejected:
+def _reject_opcode(packet: bytes, id: int, flags: int, questions: int, additionals: int) -> Rejected:
     # NOTIFY is NOTAUTH, as a server that is no secondary of the zone says; kdns has no other opcode than QUERY.
     rcode = Rcode.NOTAUTH if flags >> 11 & 0xF == OPCODE_NOTIFY else Rcode.NOTIMP
-    try:
-        _, position = read_name(packet, 12)
-        whole = questions == 1 and position + 4 <= len(packet)
-        return Rejected(id, flags, rcode, packet[12 : position + 4] if whole else b"")
-    except ValueError:
-        return Rejected(id, flags, rcode)
+    rejected = Rejected(id, flags, rcode)
+    if questions > 1:
+        return rejected
+    position = 12
+    if questions:
+        try:
+            position = read_name(packet, position)[1] + 4
+        except ValueError:
+            return rejected
+        if position > len(packet):
+            return rejected
+        rejected.question = packet[12:position]
+    rejected.edns = _has_opt(packet, position, additionals)
+    return rejected
 
 
 def _reject_tsig(packet: bytes, start: int, data: int, after: int, query: Query, last: bool) -> Rejected:
@@ -193,13 +200,14 @@ def _reject_tsig(packet: bytes, start: int, data: int, after: int, query: Query,
     try:
         key, _ = read_name(packet, start)
         algorithm, position = read_name(packet, data)
-        signed_and_fudge = packet[position : position + 8]
-        mac_size = _TAIL.unpack_from(packet, position + 8)[0]
-        original = position + 10 + mac_size
-        if original + 6 > after:
-            raise ValueError("a TSIG record is cut")
+        original = position + 10 + _TAIL.unpack_from(packet, position + 8)[0]
+        other_size = _TAIL.unpack_from(packet, original + 2)[1]
     except (ValueError, struct.error):
         return _reject(query, Rcode.FORMERR)
+    # A compressed algorithm would come back longer than it came (RFC 3597 §4 forbids it anyway).
+    if original + 6 + other_size != after or position - data != len(algorithm):
+        return _reject(query, Rcode.FORMERR)
+    signed_and_fudge = packet[position : position + 8]
     rdata = algorithm + signed_and_fudge + b"\x00\x00" + packet[original : original + 2] + b"\x00\x11\x00\x00"
     rejected.tsig = key + _RECORD.pack(Type.TSIG, 255, 0, len(rdata)) + rdata
     return rejected

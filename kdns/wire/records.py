@@ -18,8 +18,11 @@ CLASS_CH = 3
 CLASS_ANY = 255
 
 
-class Type(IntEnum):
-    """The record types that have a name here; others are `TYPE<number>` (RFC 3597 §5)."""
+class Type:
+    """The record types that have a name here; others are `TYPE<number>` (RFC 3597 §5).
+
+    Plain numbers: reading a member of an enum costs 55 ns instead of 14, and each query reads a dozen.
+    """
 
     A = 1
     NS = 2
@@ -55,6 +58,10 @@ class Type(IntEnum):
     MAILA = 254
     ANY = 255
     CAA = 257
+
+
+_TYPE_NUMBERS: dict[str, int] = {name: number for name, number in vars(Type).items() if name.isupper()}
+_TYPE_NAMES = {number: name for name, number in _TYPE_NUMBERS.items()}
 
 
 class Rcode(IntEnum):
@@ -105,17 +112,14 @@ def txt(owner: bytes, ttl: int, *strings: bytes) -> Record:
 
 def type_to_text(rtype: int) -> str:
     """`A`, `SRV`, … or `TYPE65280`."""
-    try:
-        return Type(rtype).name
-    except ValueError:
-        return f"TYPE{rtype}"
+    return _TYPE_NAMES.get(rtype) or f"TYPE{rtype}"
 
 
 def type_from_text(text: str) -> int:
     """The number of a record type; ValueError when there is none of that name."""
     upper = text.upper()
-    if upper in Type.__members__:
-        return Type[upper]
+    if upper in _TYPE_NUMBERS:
+        return _TYPE_NUMBERS[upper]
     if upper.startswith("TYPE") and upper[4:].isdigit() and int(upper[4:]) < 65536:
         return int(upper[4:])
     raise ValueError(f"`{text}` is no record type")

@@ -21,8 +21,10 @@ _FIELDS = struct.Struct("!HHIH")
 _OPT = struct.Struct("!BHHBBHH")
 _EDE = struct.Struct("!HHH")
 _OPTION_EDE = 15
+LONGEST_ERROR_TEXT = 200
 _DO = 0x8000
 _TO_QUESTION = b"\xc0\x0c"
+_POINTER = struct.Struct("!H")
 
 # RFC 3597 §4: only the types of RFC 1035 may have compressed names in their data. The number is how many bytes precede them.
 _COMPRESSED = {Type.CNAME: 0, Type.NS: 0, Type.PTR: 0, Type.MX: 2, Type.SOA: 0}
@@ -122,7 +124,8 @@ def _encode_opt(query: Query, rcode: int) -> bytes:
 
 def _with_error(opt: bytes, error: tuple[int, str], room: int) -> bytes:
     code, text = error
-    for detail in (text.encode()[:200], b""):
+    # Half a character would be no UTF-8, which RFC 8914 §2 demands.
+    for detail in (text.encode()[:LONGEST_ERROR_TEXT].decode(errors="ignore").encode(), b""):
         option = _EDE.pack(_OPTION_EDE, 2 + len(detail), code) + detail
         if len(option) <= room:
             return opt[:-2] + struct.pack("!H", len(option)) + option
@@ -131,25 +134,17 @@ def _with_error(opt: bytes, error: tuple[int, str], room: int) -> bytes:
 
 def _compress(name: bytes, position: int, table: dict[bytes, int], asked: bytes) -> bytes:
     """The name for this position of the message; each suffix that is new here is remembered."""
-    if not table:
-        _remember(asked, 12, table)
     start = 0
     while length := name[start]:
         suffix = name[start:]
-        target = table.get(suffix)
+        # Most names end as the question does, whose suffixes therefore need no table.
+        target = 12 + len(asked) - len(suffix) if asked.endswith(suffix) else table.get(suffix)
         if target is not None:
-            return name[:start] + struct.pack("!H", 0xC000 | target)
+            return name[:start] + _POINTER.pack(0xC000 | target)
         if position + start < 0x4000:
             table[suffix] = position + start
         start += length + 1
     return name
-
-
-def _remember(name: bytes, position: int, table: dict[bytes, int]) -> None:
-    start = 0
-    while length := name[start]:
-        table[name[start:]] = position + start
-        start += length + 1
 
 
 def _compress_data(rtype: int, data: bytes, position: int, table: dict[bytes, int], asked: bytes) -> bytes:
@@ -159,7 +154,7 @@ def _compress_data(rtype: int, data: bytes, position: int, table: dict[bytes, in
         mname = _compress(data[:middle], position, table, asked)
         rname = _compress(data[middle:end], position + len(mname), table, asked)
         return mname + rname + data[end:]
-    before = _COMPRESSED[Type(rtype)]
+    before = _COMPRESSED[rtype]
     return data[:before] + _compress(data[before:], position + before, table, asked)
 
 

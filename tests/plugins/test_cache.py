@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
+from kdns import corefile
 from kdns.plugins.cache import Cache, Stale
 from tests.plugins import trial
-from kdns import corefile
 
 
 def options(text: str) -> Any:
@@ -24,9 +24,9 @@ def options(text: str) -> Any:
         ("cache 30 cluster.local", "zones", ("cluster.local.",)),
         ("cache cluster.local", "ttl", 3600),
         ("cache 30s", "zones", ("30s.",)),
-        ("cache {\n success 5000\n}", "success", (5000,)),
+        ("cache {\n success 5000\n}", "success", (5000, 3600, 5)),
         ("cache {\n success 9984 30 5\n}", "success", (9984, 30, 5)),
-        ("cache {\n denial 9984 5\n}", "denial", (9984, 5)),
+        ("cache {\n denial 9984 5\n}", "denial", (9984, 5, 5)),
         ("cache {\n prefetch 10 1m 10%\n}", "prefetch", (10, 60.0, 10)),
         ("cache {\n serve_stale\n}", "serve_stale", Stale(3600.0)),
         ("cache {\n serve_stale 1h immediate\n}", "serve_stale", Stale(3600.0, "immediate")),
@@ -52,7 +52,7 @@ def test_its_options_are_read(text: str, field: str, value: object) -> None:
         ("cache\ncache", "can only be used once"),
         ("cache {\n prefetch 10 1m 5%\n}", "10% to 90%"),
         ("cache {\n servfail 6m\n}", "0s to 5m"),
-        ("cache {\n disable everything\n}", "expected `success` or `denial`"),
+        ("cache {\n disable everything\n}", "`disable` takes `success` or `denial`"),
         ("cache {\n serve_stale 1h sometimes\n}", "`immediate` or `verify`"),
         ("cache {\n serve_stale_policy prefer_positive\n}", "`serve_stale_policy` needs `serve_stale`"),
         ("cache {\n servfial 5s\n}", "did you mean `servfail`?"),

@@ -69,7 +69,7 @@ def test_the_path_is_served_where_the_corefile_says(line: str, place: tuple[str,
     ("line", "part"),
     [
         ("ready 8181", "hint: write `:8181` for all addresses"),
-        ("ready {\n monitor sometimes\n}", "expected `until-ready` or `continuously`, found `sometimes`"),
+        ("ready {\n monitor sometimes\n}", "`monitor` takes `until-ready` or `continuously`"),
         ("ready\nready", "can only be used once"),
     ],
 )

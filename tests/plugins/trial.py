@@ -1,4 +1,4 @@
-"""One directive at a time: read from a Corefile's line, asked by hand, with a handler that stands in for the rest of the chain."""
+"""One directive at a time: read from a Corefile's line and asked by hand; a handler stands in for the rest."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def request(
 
 
 def answer(asked: Plugin, to: Request, behind: Answer | None = None) -> Answer:
-    """What a plugin answers when the rest of the chain would say `behind`; the reply is made and told, as servers do."""
+    """What a plugin answers when the rest of the chain would say `behind`; the reply is made and told."""
 
     async def rest(request: Request) -> Answer:
         assert behind is not None, "the plugin asked the next one"

@@ -5,6 +5,7 @@
 """
 
 import asyncio
+import contextlib
 import socket
 import struct
 from collections.abc import Callable
@@ -107,10 +108,8 @@ class TcpClient:
 
     async def close(self) -> None:
         self.writer.close()
-        try:
+        with contextlib.suppress(ConnectionError):
             await self.writer.wait_closed()
-        except ConnectionError:
-            pass
 
 
 def udp_client(bind: tuple[str, int] = ("127.0.0.1", 0)) -> socket.socket:
@@ -137,5 +136,5 @@ async def receive(sock: socket.socket, seconds: float = 5.0) -> tuple[bytes, tup
 async def eventually(holds: Callable[[], bool], seconds: float = 5.0) -> None:
     """Wait until something holds; fail when it doesn't."""
     async with asyncio.timeout(seconds):
-        while not holds():
+        while not holds():  # noqa: ASYNC110  what is waited for knows nothing of tests
             await asyncio.sleep(0.005)

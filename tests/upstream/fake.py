@@ -95,7 +95,12 @@ def question_of(query: bytes) -> bytes:
 
 
 def reply(
-    query: bytes, *records: bytes, flags: int = 0x8180, rcode: int = 0, question: bytes | None = None, id_: int | None = None
+    query: bytes,
+    *records: bytes,
+    flags: int = 0x8180,
+    rcode: int = 0,
+    question: bytes | None = None,
+    id_: int | None = None,
 ) -> bytes:
     """A reply to a query, with A records of these addresses, wrong where told so."""
     number = int.from_bytes(query[:2], "big") if id_ is None else id_

@@ -1,5 +1,6 @@
 """Replies of upstreams: each row whole, cut at every byte, and followed by rubbish; then bytes made to hurt."""
 
+import contextlib
 import struct
 import time
 
@@ -21,7 +22,9 @@ QUESTION = NAME + b"\x00\x01\x00\x01"
 TO_QUESTION = b"\xc0\x0c"
 
 
-def packet(*records: bytes, counts: tuple[int, int, int] | None = None, flags: int = 0x8180, questions: int = 1) -> bytes:
+def packet(
+    *records: bytes, counts: tuple[int, int, int] | None = None, flags: int = 0x8180, questions: int = 1
+) -> bytes:
     return struct.pack("!HHHHHH", 7, flags, questions, *(counts or (len(records), 0, 0))) + QUESTION + b"".join(records)
 
 
@@ -86,7 +89,7 @@ def _text(record: Record) -> str:
 @pytest.mark.parametrize("reply", [row[1] for row in WHOLE], ids=ids)
 def test_a_reply_cut_anywhere_is_a_value_error(reply: bytes) -> None:
     for end in range(len(reply)):
-        with pytest.raises(ValueError, match="."):
+        with pytest.raises(ValueError, match=r"."):
             decode(reply[:end])
 
 
@@ -160,7 +163,7 @@ BROKEN = [
 
 @pytest.mark.parametrize("reply", [row[1] for row in BROKEN], ids=[row[0] for row in BROKEN])
 def test_a_broken_reply_is_a_value_error(reply: bytes) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         decode(reply)
 
 
@@ -197,10 +200,8 @@ def test_64_kib_made_to_hurt_cost_milliseconds(qname: bytes, records: list[bytes
     best = 1.0
     for _ in range(5):
         started = time.process_time()
-        try:
+        with contextlib.suppress(ValueError):
             decode(reply)
-        except ValueError:
-            pass
         best = min(best, time.process_time() - started)
     # 1 to 6 ms on the machine it was written on.
     assert best < 0.05
@@ -209,10 +210,8 @@ def test_64_kib_made_to_hurt_cost_milliseconds(qname: bytes, records: list[bytes
 @given(st.binary(max_size=300))
 def test_any_bytes_give_a_message_or_a_value_error(rubbish: bytes) -> None:
     for prefix in (b"", packet(counts=(3, 1, 1)), packet(rr(6, TARGET + TARGET + NUMBERS), counts=(2, 0, 1))):
-        try:
+        with contextlib.suppress(ValueError):
             assert isinstance(decode(prefix + rubbish), Message)
-        except ValueError:
-            pass
 
 
 @settings(deadline=None)
@@ -253,7 +252,5 @@ def test_what_dnspython_writes_is_read_as_it_meant_it(data: st.DataObject) -> No
 def test_a_changed_byte_never_ends_in_another_exception(value: int, row: int, where: int) -> None:
     reply = bytearray(WHOLE[row][1])
     reply[where % len(reply)] = value & 0xFF
-    try:
+    with contextlib.suppress(ValueError):
         decode(bytes(reply))
-    except ValueError:
-        pass

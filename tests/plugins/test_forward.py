@@ -1,0 +1,558 @@
+"""forward: which names it takes, whom it asks, and what it makes of what they say; upstreams follow scripts."""
+
+import asyncio
+import re
+import struct
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from kdns.chain import Answer, Block, Waiter, fold, start
+from kdns.metrics import FORWARD_HEALTH_BROKEN, FORWARD_REJECTED
+from kdns.plugins.forward import Forward, resolv_conf
+from kdns.responder import Responder, Site
+from kdns.upstream.exchange import Upstream
+from kdns.wire import names
+from kdns.wire.message import Message, decode
+from kdns.wire.records import Rcode, to_text
+from tests.plugins import trial
+from tests.upstream.fake import question_of, reply, says, silence, upstream
+
+RIGHT = b"\x0a\x00\x00\x01"
+OTHER = b"\x0a\x00\x00\x02"
+
+Run = Callable[[Coroutine[None, None, None]], None]
+
+
+@pytest.fixture(params=["uvloop", "asyncio"])
+def run(request: pytest.FixtureRequest) -> Run:
+    return uvloop.run if request.param == "uvloop" else asyncio.run
+
+
+def forward(*lines: str, block: Block | None = None) -> Forward:
+    return trial.plugin(Forward, "\n".join(lines), block)
+
+
+async def ask(plugin: Forward, question: str = "www.example.org. A", transport: str = "udp") -> Answer:
+    """The plugin's answer; a name that it doesn't take is YXDOMAIN, which no upstream here says."""
+
+    async def rest(request: object) -> Answer:
+        return Answer(Rcode.YXDOMAIN)
+
+    done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+    def told(outcome: Answer | BaseException) -> None:
+        if isinstance(outcome, Answer):
+            done.set_result(outcome)
+        else:
+            done.set_exception(outcome)
+
+    request = trial.request(question, transport)
+    said = start(plugin.handle(request, rest), told)
+    if isinstance(said, Waiter):
+        said = await asyncio.wait_for(done, 10)
+    # What came from others may not be kept; what is the next plugin's is its own to say.
+    assert request.keep is (said.rcode == Rcode.YXDOMAIN)
+    return said
+
+
+def text(answer: Answer) -> list[str]:
+    return [to_text(record) for record in answer.answer]
+
+
+# Which names
+
+
+@pytest.mark.parametrize(
+    ("line", "question", "taken"),
+    [
+        ("forward . {0}", "www.example.org. A", True),
+        ("forward . {0}", ". NS", True),
+        ("forward example.org {0}", "WWW.Example.ORG. A", True),
+        ("forward example.org {0}", "example.org. A", True),
+        ("forward example.org {0}", "notexample.org. A", False),
+        ("forward example.org {0}", "org. A", False),
+        ("forward 10.0.0.0/9 {0}", "1.0.0.10.in-addr.arpa. PTR", True),
+        ("forward 10.0.0.0/9 {0}", "1.0.128.10.in-addr.arpa. PTR", False),
+        ("forward . {0} {{\n except example.org lan\n}}", "www.example.org. A", False),
+        ("forward . {0} {{\n except example.org\n except lan\n}}", "printer.LAN. A", False),
+        ("forward . {0} {{\n except www.example.org\n}}", "example.org. A", True),
+    ],
+)
+def test_a_name_is_taken_if_it_is_in_from_and_in_no_exception(run: Run, line: str, question: str, taken: bool) -> None:
+    async def story() -> None:
+        async with upstream(says()) as fake:
+            answer = await ask(forward(line.format(fake.upstream)), question)
+            assert (answer.rcode == Rcode.NOERROR) is taken
+            assert len(fake.udp) == taken
+
+    run(story())
+
+
+def test_the_first_line_that_takes_a_name_has_it(run: Run) -> None:
+    async def story() -> None:
+        async with upstream(says(RIGHT)) as one, upstream(says(OTHER)) as two:
+            plugin = forward(
+                f"forward example.org {one.upstream} {{\n except b.example.org\n}}", f"forward . {two.upstream}"
+            )
+            assert text(await ask(plugin, "a.example.org. A")) == ["a.example.org. 30 IN A 10.0.0.1"]
+            assert text(await ask(plugin, "b.example.org. A")) == ["b.example.org. 30 IN A 10.0.0.2"]
+            assert text(await ask(plugin, "c.example.net. A")) == ["c.example.net. 30 IN A 10.0.0.2"]
+
+    run(story())
+
+
+# What becomes of a reply
+
+
+def test_bits_and_code_are_the_upstreams_own(run: Run) -> None:
+    async def story() -> None:
+        async with upstream(says(flags=0x8180), says(flags=0x85B0, rcode=3)) as fake:
+            plugin = forward(f"forward . {fake.upstream}")
+            first, second = await ask(plugin), await ask(plugin)
+            assert (first.flags, first.rcode, first.plugin) == (0x0080, 0, "forward")
+            # AA, RA, AD; CD and RD are between us and the client.
+            assert (second.flags, second.rcode) == (0x04A0, 3)
+
+    run(story())
+
+
+def test_owners_have_the_clients_spelling(run: Run) -> None:
+    async def story() -> None:
+        def step(query: bytes) -> list[bytes]:
+            name = question_of(query)[:-4].lower()
+            record = name + struct.pack("!HHIH", 1, 1, 30, 4) + RIGHT
+            return [_counted(reply(query) + record)]
+
+        async with upstream(step) as fake:
+            answer = await ask(forward(f"forward . {fake.upstream}"), "Www.EXAMPLE.org. A")
+            assert text(answer) == ["Www.EXAMPLE.org. 30 IN A 10.0.0.1"]
+
+    run(story())
+
+
+def _counted(packet: bytes) -> bytes:
+    return packet[:7] + b"\x01" + packet[8:]
+
+
+def test_an_extended_error_is_passed_on(run: Run) -> None:
+    async def story() -> None:
+        def step(query: bytes) -> list[bytes]:
+            option = struct.pack("!HHH", 15, 2 + 7, 15) + b"blocked"
+            opt = struct.pack("!BHHIH", 0, 41, 1232, 0, len(option)) + option
+            packet = reply(query, rcode=3) + opt
+            return [packet[:11] + b"\x01" + packet[12:]]
+
+        async with upstream(step) as fake:
+            answer = await ask(forward(f"forward . {fake.upstream}"))
+            assert (answer.rcode, answer.error, list(answer.additional)) == (3, (15, "blocked"), [])
+
+    run(story())
+
+
+def test_a_code_that_needs_edns_is_servfail_to_a_client_without(run: Run) -> None:
+    async def story() -> None:
+        def step(query: bytes) -> list[bytes]:
+            packet = reply(query) + struct.pack("!BHHIH", 0, 41, 1232, 1 << 24, 0)
+            return [packet[:11] + b"\x01" + packet[12:]]
+
+        async with upstream(step) as fake:
+            assert (await ask(forward(f"forward . {fake.upstream}"))).rcode == Rcode.SERVFAIL
+
+    run(story())
+
+
+# Through the whole server
+
+
+def through(plugin: Forward, block: Block) -> Responder:
+    return Responder([Site(b"\x00", fold([plugin.handle]), "dns://:53")], block.process, block.process.metrics)
+
+
+async def serve(responder: Responder, packet: bytes, transport: str = "udp") -> bytes:
+    done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+    said = responder.respond(packet, transport, ("127.0.0.1", 5000), ("127.0.0.1", 53), done.set_result)
+    return said if isinstance(said, bytes) else await asyncio.wait_for(done, 10)
+
+
+def query(opcode: int = 0, edns: bytes = b"", name: str = "Www.Example.org.") -> bytes:
+    header = struct.pack("!HHHHHH", 77, 0x0100 | opcode << 11, 1, 0, 0, 1 if edns else 0)
+    return header + names.from_text(name) + b"\x00\x01\x00\x01" + edns
+
+
+def test_a_client_gets_its_own_id_question_and_edns_back(run: Run) -> None:
+    async def story() -> None:
+        async with upstream(says(RIGHT)) as fake:
+            block = trial.block()
+            responder = through(forward(f"forward . {fake.upstream}", block=block), block)
+            # A cookie, which is between the client and us.
+            edns = b"\x00" + struct.pack("!HHIH", 41, 4096, 0x8000, 12) + struct.pack("!HH", 10, 8) + bytes(8)
+            packet = await serve(responder, query(edns=edns))
+            message = decode(packet)
+            assert (message.id, message.flags, message.do) == (77, 0x8180, True)
+            assert question_of(packet) == question_of(query())
+            assert [to_text(record) for record in message.answer] == ["Www.Example.org. 30 IN A 10.0.0.1"]
+            assert fake.udp[0].endswith(b"\x00" + struct.pack("!HHIH", 41, 1232, 0x8000, 0))
+            without = decode(await serve(responder, query()))
+            assert not without.edns
+
+    run(story())
+
+
+def test_a_large_reply_is_cut_for_a_small_client_and_whole_over_tcp(run: Run) -> None:
+    async def story() -> None:
+        many = says(*(struct.pack("!I", number) for number in range(60)))
+        async with upstream(says(flags=0x8380), tcp=many) as fake:
+            block = trial.block()
+            responder = through(forward(f"forward . {fake.upstream}", block=block), block)
+            small = await serve(responder, query())
+            assert len(small) <= 512
+            assert decode(small).flags & 0x0200
+            whole: Message = decode(await serve(responder, query(), "tcp"))
+            assert len(whole.answer) == 60
+            assert not whole.flags & 0x0200
+
+    run(story())
+
+
+@pytest.mark.parametrize("opcode", [1, 2, 4, 5, 6])
+def test_only_queries_are_forwarded(opcode: int) -> None:
+    async def story() -> None:
+        async with upstream(says(RIGHT), tcp=says(RIGHT)) as fake:
+            block = trial.block()
+            responder = through(forward(f"forward . {fake.upstream}", block=block), block)
+            for transport in ("udp", "tcp"):
+                packet = await serve(responder, query(opcode), transport)
+                assert packet[3] & 0xF in (Rcode.NOTIMP, Rcode.NOTAUTH)
+            assert (fake.udp, fake.tcp) == ([], [])
+
+    asyncio.run(story())
+
+
+# Whom to ask
+
+
+def test_the_next_upstream_is_asked_when_one_fails(run: Run) -> None:
+    async def story() -> None:
+        async with upstream(silence) as dumb, upstream(says(RIGHT)) as good:
+            plugin = forward(
+                f"forward . {dumb.upstream} {good.upstream} {{\n policy sequential\n read_timeout 100ms\n}}"
+            )
+            assert text(await ask(plugin)) == ["www.example.org. 30 IN A 10.0.0.1"]
+            assert (len(dumb.udp), len(good.udp)) == (1, 1)
+
+    run(story())
+
+
+def test_when_all_are_silent_the_client_learns_it_and_the_log_can_say_who(run: Run) -> None:
+    async def story() -> None:
+        async with upstream(silence) as one, upstream(silence) as two:
+            plugin = forward(f"forward . {one.upstream} {two.upstream} {{\n read_timeout 50ms\n}}")
+            answer = await ask(plugin)
+            assert (answer.rcode, answer.flags) == (Rcode.SERVFAIL, 0)
+            assert answer.error == (22, "no upstream replied in time")
+            assert re.fullmatch(r"read udp 127\.0\.0\.1:\d+->127\.0\.0\.1:\d+: i/o timeout", answer.cause)
+            # Twice each and no more: retries must not be an amplifier.
+            assert (len(one.udp), len(two.udp)) == (2, 2)
+
+    run(story())
+
+
+def test_when_nobody_listens_the_client_learns_it(run: Run) -> None:
+    async def story() -> None:
+        async with upstream() as gone:
+            plugin = forward(f"forward . {gone.upstream}")
+        answer = await ask(plugin)
+        assert answer.error == (23, "no upstream could be reached")
+        assert "connection refused" in answer.cause
+
+    run(story())
+
+
+def test_all_attempts_together_have_an_end() -> None:
+    async def story() -> None:
+        async with upstream(silence) as fake:
+            plugin = forward(f"forward . {fake.upstream} {{\n read_timeout 1m\n}}")
+            started = time.monotonic()
+            assert (await ask(plugin)).rcode == Rcode.SERVFAIL
+            assert 4.9 < time.monotonic() - started < 8
+
+    uvloop.run(story())
+
+
+def test_attempts_are_counted(run: Run) -> None:
+    async def story() -> None:
+        async with upstream(silence) as fake:
+            plugin = forward(f"forward . {fake.upstream} {{\n read_timeout 20ms\n max_connect_attempts 3\n}}")
+            await ask(plugin)
+            assert len(fake.udp) == 3
+            plugin = forward(f"forward . {fake.upstream} {{\n read_timeout 20ms\n max_connect_attempts 99\n}}")
+            await ask(plugin)
+            assert len(fake.udp) == 3 + 10
+
+    run(story())
+
+
+@pytest.mark.parametrize(
+    ("options", "transport", "expected"),
+    [
+        ("", "udp", "udp"),
+        ("", "tcp", "tcp"),
+        ("force_tcp", "udp", "tcp"),
+        ("prefer_udp", "tcp", "udp"),
+        ("prefer_udp\nforce_tcp", "udp", "tcp"),
+    ],
+)
+def test_the_transport_is_the_clients_unless_told_otherwise(
+    run: Run, options: str, transport: str, expected: str
+) -> None:
+    async def story() -> None:
+        async with upstream(says(RIGHT), tcp=says(RIGHT)) as fake:
+            await ask(forward(f"forward . {fake.upstream} {{\n{options}\n}}"), transport=transport)
+            assert {"udp": len(fake.udp), "tcp": len(fake.tcp)} == {"udp": 0, "tcp": 0} | {expected: 1}
+
+    run(story())
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [("sequential", {(30, 0)}), ("round_robin", {(15, 15)}), ("random", {(n, 30 - n) for n in range(1, 30)})],
+)
+def test_the_policy_says_who_is_first(run: Run, policy: str, expected: set[tuple[int, int]]) -> None:
+    async def story() -> None:
+        async with upstream(says(RIGHT)) as one, upstream(says(RIGHT)) as two:
+            plugin = forward(f"forward . {one.upstream} {two.upstream} {{\n policy {policy}\n}}")
+            for _ in range(30):
+                await ask(plugin)
+            assert (len(one.udp), len(two.udp)) in expected
+
+    run(story())
+
+
+def test_failover_asks_the_next_upstream_and_gives_the_last_reply_if_none_is_better(run: Run) -> None:
+    async def story() -> None:
+        async with upstream(says(rcode=2)) as bad, upstream(says(RIGHT)) as good:
+            options = "policy sequential\n failover SERVFAIL refused"
+            plugin = forward(f"forward . {bad.upstream} {good.upstream} {{\n {options}\n}}")
+            assert text(await ask(plugin)) == ["www.example.org. 30 IN A 10.0.0.1"]
+            plugin = forward(f"forward . {bad.upstream} {bad.upstream} {{\n {options}\n}}")
+            answer = await ask(plugin)
+            assert (answer.rcode, answer.error, len(bad.udp)) == (Rcode.SERVFAIL, None, 3)
+
+    run(story())
+
+
+def test_next_asks_the_next_line_that_takes_the_name(run: Run) -> None:
+    async def story() -> None:
+        async with upstream(says(rcode=3), says()) as first, upstream(says(RIGHT)) as second:
+            plugin = forward(
+                f"forward . {first.upstream} {{\n next NXDOMAIN\n next_on_nodata\n}}",
+                f"forward example.net {second.upstream}",
+                f"forward example.org {second.upstream}",
+            )
+            for _ in ("NXDOMAIN", "no data"):
+                assert text(await ask(plugin)) == ["www.example.org. 30 IN A 10.0.0.1"]
+            assert len(second.udp) == 2
+
+    run(story())
+
+
+def test_next_without_a_next_line_changes_nothing(run: Run) -> None:
+    async def story() -> None:
+        async with upstream(says(rcode=3)) as fake:
+            assert (await ask(forward(f"forward . {fake.upstream} {{\n next NXDOMAIN\n}}"))).rcode == Rcode.NXDOMAIN
+
+    run(story())
+
+
+def test_more_queries_at_once_than_allowed_are_refused_and_counted(run: Run) -> None:
+    async def story() -> None:
+        block = trial.block()
+        async with upstream(lambda query: [0.2, reply(query, RIGHT)]) as fake:
+            plugin = forward(f"forward . {fake.upstream} {{\n max_concurrent 2\n}}", block=block)
+            answers = await asyncio.gather(*(ask(plugin) for _ in range(5)))
+            assert sorted(answer.rcode for answer in answers) == [0, 0, 5, 5, 5]
+            assert answers[-1].cause == "concurrent queries exceeded maximum 2"
+            assert (await ask(plugin)).rcode == 0
+        exposed = block.process.metrics.render()[0].decode()
+        assert f"{FORWARD_REJECTED.name} 3" in exposed
+        assert f'coredns_forward_requests_total{{to="{fake.upstream}"}} 3' in exposed
+
+    run(story())
+
+
+def test_a_query_that_is_given_up_frees_its_place_and_its_socket(run: Run) -> None:
+    async def story() -> None:
+        async with upstream(silence) as fake:
+            plugin = forward(f"forward . {fake.upstream} {{\n max_concurrent 1\n read_timeout 100ms\n}}")
+
+            async def rest(request: object) -> Answer:
+                raise AssertionError
+
+            for turn in range(3):
+                said = start(plugin.handle(trial.request("www.example.org. A"), rest), lambda outcome: None)
+                assert isinstance(said, Waiter)
+                if turn:
+                    # Once cancelled before its task ran at all, then while it waited.
+                    await asyncio.sleep(0.05)
+                said.cancel()
+                await asyncio.sleep(0)
+            assert (await ask(plugin)).rcode == Rcode.SERVFAIL
+        # A socket left open would be a ResourceWarning, and those are errors here.
+
+    run(story())
+
+
+# Health
+
+
+def test_an_upstream_that_fails_is_avoided_until_it_answers_a_check(run: Run) -> None:
+    async def story() -> None:
+        alive = False
+
+        def step(query: bytes) -> list[bytes]:
+            return [reply(query, RIGHT)] if alive else []
+
+        async with upstream(step) as sick, upstream(says(OTHER)) as well:
+            plugin = forward(
+                f"forward . {sick.upstream} {well.upstream} {{\n policy sequential\n read_timeout 50ms\n"
+                " max_fails 1\n health_check 50ms no_rec domain health.test\n}"
+            )
+            with trial.log_lines() as lines:
+                for _ in range(2):
+                    assert text(await ask(plugin)) == ["www.example.org. 30 IN A 10.0.0.2"]
+                asked = len(sick.udp)
+                assert asked == 2
+                await ask(plugin)
+                assert len(sick.udp) == asked
+                feeding = asyncio.ensure_future(plugin.feed())
+                alive = True
+                async with asyncio.timeout(5):
+                    while text(await ask(plugin)) != ["www.example.org. 30 IN A 10.0.0.1"]:  # noqa: ASYNC110
+                        await asyncio.sleep(0.02)
+                # Now that all is well, nobody is checked any more.
+                await asyncio.sleep(0.2)
+                checks = [packet for packet in sick.udp if b"health" in packet]
+                before = len(checks)
+                await asyncio.sleep(0.2)
+                assert len([packet for packet in sick.udp if b"health" in packet]) == before
+                assert {packet[2:4] for packet in checks} == {b"\x00\x00"}
+                feeding.cancel()
+            port = sick.upstream.port
+            assert lines[0].startswith(
+                f"[WARNING] plugin/forward: upstream 127.0.0.1:{port} is avoided after 2 failures: read udp "
+            )
+            assert lines[1:] == [f"[INFO] plugin/forward: upstream 127.0.0.1:{port} answers again"]
+
+    run(story())
+
+
+@pytest.mark.parametrize(("options", "asked"), [("", 3), ("failfast_all_unhealthy_upstreams", 2)])
+def test_when_all_are_avoided_one_is_tried_unless_told_otherwise(run: Run, options: str, asked: int) -> None:
+    async def story() -> None:
+        block = trial.block()
+        async with upstream(silence) as fake:
+            more = f"{options}\n read_timeout 20ms\n max_fails 1\n max_connect_attempts 1"
+            plugin = forward(f"forward . {fake.upstream} {{\n {more}\n}}", block=block)
+            answers = [await ask(plugin) for _ in range(3)]
+            assert len(fake.udp) == asked
+            assert answers[2].rcode == Rcode.SERVFAIL
+            assert (answers[2].cause == "no healthy proxies") is (asked == 2)
+        assert f"{FORWARD_HEALTH_BROKEN.name} 1" in block.process.metrics.render()[0].decode()
+
+    run(story())
+
+
+# Its line
+
+
+def upstreams(line: str) -> list[str]:
+    found: list[object] = []
+    directives = trial._directives(Forward, line)
+    read = Forward.read(directives, found)  # type: ignore[arg-type]
+    assert read is not None, found
+    return [str(each) for options in read for each in options.to]
+
+
+@pytest.mark.parametrize(
+    ("to", "expected"),
+    [
+        ("10.0.0.10", ["10.0.0.10:53"]),
+        ("10.0.0.10:5353 10.0.0.11", ["10.0.0.10:5353", "10.0.0.11:53"]),
+        ("fd00::a [fd00::b] [fd00::c]:5353", ["[fd00::a]:53", "[fd00::b]:53", "[fd00::c]:5353"]),
+        ("dns://10.0.0.10 dns://10.0.0.11:54 dns://[::1]:55", ["10.0.0.10:53", "10.0.0.11:54", "[::1]:55"]),
+        ("fe80::1%lo", ["[fe80::1%lo]:53"]),
+    ],
+)
+def test_addresses_are_read_in_every_form(to: str, expected: list[str]) -> None:
+    assert upstreams(f"forward . {to}") == expected
+
+
+def test_a_file_is_read_for_its_servers_only(tmp_path: Path) -> None:
+    path = tmp_path / "resolv.conf"
+    path.write_text(
+        "# a comment\nsearch lan\nnameserver 10.0.0.10\r\n nameserver\tfd00::a extra\nnameserver\nnameserver x\n"
+    )
+    assert upstreams(f"forward . {path} 10.0.0.12") == ["10.0.0.10:53", "[fd00::a]:53", "10.0.0.12:53"]
+    assert resolv_conf("; nameserver 10.0.0.9\n#nameserver 10.0.0.8") == []
+    assert resolv_conf("nameserver ::1") == [Upstream("::1")]
+
+
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [
+        ("forward", "`forward` needs"),
+        ("forward .", "`forward` needs TO"),
+        ("forward . dns.example", "expected an address, `IP[:PORT]` or `[IPv6]:PORT`, or a file"),
+        ("forward . 10.0.0.10:0", "found `10.0.0.10:0`"),
+        ("forward . 10.0.0.10:65536", "found `10.0.0.10:65536`"),
+        ("forward . [10.0.0.10]:53", "found `[10.0.0.10]:53`"),
+        ("forward . [::1", "found `[::1`"),
+        ("forward . /no/such/file", "`/no/such/file` can't be read: no such file or directory"),
+        ("forward . /dev/null", "`/dev/null` can't be read: not a regular file"),
+        ("forward . tls://10.0.0.10", "an upstream with `tls://` isn't in kdns yet"),
+        ("forward . https://10.0.0.10/dns-query", "an upstream with `https://` isn't in kdns yet"),
+        ("forward . udp://10.0.0.10", "found `udp://10.0.0.10`"),
+        ("forward . " + " ".join(["10.0.0.10"] * 16), "more than 15 upstreams are configured: 16"),
+        ("forward . 10.0.0.10 {\n policy fastest\n}", "found `fastest`"),
+        ("forward . 10.0.0.10 {\n max_fails -1\n}", "expected 0 or more, found `-1`"),
+        ("forward . 10.0.0.10 {\n read_timeout 0s\n}", "found `0s`"),
+        ("forward . 10.0.0.10 {\n failover NOERROR\n}", "NOERROR is no failure"),
+        ("forward . 10.0.0.10 {\n next NXDOMIAN\n}", "expected a response code, such as NXDOMAIN"),
+        ("forward . 10.0.0.10 {\n health_check 1\n}", "write `1s`"),
+        ("forward . 10.0.0.10 {\n health_check 1s recursive\n}", "expected `no_rec` or `domain NAME`"),
+        ("forward . 10.0.0.10 {\n health_check 1s domain\n}", "`domain` needs a name"),
+        ("forward . 10.0.0.10 {\n health_check 1s domain a..b\n}", "a label has 1 to 63 bytes"),
+        ("forward . 10.0.0.10 {\n polcy random\n}", "polcy"),
+    ],
+)
+def test_what_it_does_not_take_is_told_with_its_place(line: str, part: str) -> None:
+    told = trial.problems(Forward, line)
+    assert part in told
+    assert "Corefile:" in told
+    assert "error:" in told
+
+
+def test_mistakes_of_several_lines_are_told_together() -> None:
+    told = trial.problems(Forward, "forward . x\nforward . y")
+    assert "found `x`" in told
+    assert "found `y`" in told
+
+
+@pytest.mark.parametrize(
+    "option", ["expire 10s", "max_age 1m", "max_idle_conns 5", "tls", "tls_servername dns.example"]
+)
+def test_an_option_without_effect_is_a_warning_and_no_more(option: str) -> None:
+    told = trial.problems(Forward, f"forward . 10.0.0.10 {{\n {option}\n}}")
+    assert told.startswith("warning: ")
+    assert told.count("warning: ") == 1
+    assert "error: " not in told
+
+
+def test_the_usual_line_of_a_cluster_is_taken_without_a_word(tmp_path: Path) -> None:
+    path = tmp_path / "resolv.conf"
+    path.write_text("nameserver 10.0.0.10\n")
+    assert trial.problems(Forward, f"forward . {path} {{\n max_concurrent 1000\n}}") == ""
