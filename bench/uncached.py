@@ -1,7 +1,7 @@
 """What one answer costs that nobody has kept: packet in, reply out, in one process, without sockets.
 
-`python bench/uncached.py` prints microseconds for each kind of question, and how many times a plain dnslib loop that is timed
-in the same run: the ratio holds across machines, the microseconds don't. `--profile` shows where the time goes.
+`python bench/uncached.py` prints microseconds for each kind of question, and how many times a plain dnslib loop that is
+timed in the same run: the ratio holds across machines, the microseconds don't. `--profile` shows where the time goes.
 """
 
 from __future__ import annotations
@@ -79,11 +79,17 @@ def cluster_events() -> list[Event]:
     for number in range(100):
         spec = ServiceSpec("ClusterIP", f"10.96.0.{number}", ports=[ServicePort(80, "http", "TCP")])
         events.append(Put(Service(Metadata(f"web-{number}", "shop"), spec)))
-    events.append(Put(Service(Metadata("db", "shop"), ServiceSpec("ClusterIP", "None", ports=[ServicePort(5432, "sql")]))))
+    events.append(
+        Put(Service(Metadata("db", "shop"), ServiceSpec("ClusterIP", "None", ports=[ServicePort(5432, "sql")])))
+    )
     labels = {"kubernetes.io/service-name": "db"}
     endpoints = [Endpoint([f"10.1.0.{number}"], hostname=f"db-{number}") for number in range(10)]
     events.append(
-        Put(EndpointSlice(Metadata("db-1", "shop", labels=labels), "IPv4", endpoints, [EndpointPort("sql", "TCP", 5432)]))
+        Put(
+            EndpointSlice(
+                Metadata("db-1", "shop", labels=labels), "IPv4", endpoints, [EndpointPort("sql", "TCP", 5432)]
+            )
+        )
     )
     events.append(Put(Pod(Metadata("web-7-x", "shop"), status=PodStatus("Running", "10.1.0.7"))))
     events.append(Synced())

@@ -233,8 +233,8 @@ def _sockets(listener: Listener) -> tuple[list[socket.socket], list[socket.socke
     try:
         for address in addresses:
             try:
-                udp.append(open_udp(address, listener.port, reuse_port=True))
-                tcp.append(open_tcp(address, listener.port, reuse_port=True))
+                udp.append(open_udp(address, listener.port))
+                tcp.append(open_tcp(address, listener.port))
             except OSError as error:
                 # A machine without IPv6 still has all of IPv4.
                 if (

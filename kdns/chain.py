@@ -1,8 +1,9 @@
 """The contract of plugins: Request, Answer, Plugin; folding handlers into one callable, and stepping it by hand.
 
 A query runs through a chain of `async def handle(request, next) -> Answer`, yet never in a task: `start` steps the
-coroutine, and an answer that needs no waiting comes back at once. A handler waits only through `await request.wait(coroutine)`,
-which runs that coroutine in a task of its own; when it is done the chain is stepped again.
+coroutine, and an answer that needs no waiting comes back at once. A handler waits only through
+`await request.wait(coroutine)`, which runs that coroutine in a task of its own; when it is done the chain is stepped
+again.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ DEEPEST = 8
 class Answer:
     """What a handler says: a response code, three sections of records, and what the server should make of them.
 
-    `plugin` is who answered, for metrics. `error` is an extended error's code and text (RFC 8914). `cause` is what went wrong,
-    for the `errors` directive. `flags` are AA, RA, AD and TC as they stand in a header; AA unless told otherwise.
+    `plugin` is who answered, for metrics. `error` is an extended error's code and text (RFC 8914). `cause` is what went
+    wrong, for the `errors` directive. `flags` are AA, RA, AD and TC as they stand in a header; AA alone unless
+    told otherwise.
     """
 
     __slots__ = ("additional", "answer", "authority", "cause", "error", "flags", "plugin", "rcode")
@@ -177,7 +179,8 @@ class Route:
 class Process:
     """What plugins may know of the whole process: its plugins, its phase, its metrics, its clock (seconds since 1970).
 
-    `addresses` are the server's own, packed: those that are no loopback addresses if there are any, else where it listens.
+    `addresses` are the server's own, packed: those that are no loopback addresses if there are any, else where it
+    listens.
     """
 
     def __init__(self, metrics: Metrics, clock: Callable[[], float] = time.time) -> None:
@@ -267,11 +270,7 @@ class _Waiting:
 
     def __await__(self) -> Generator[_Waiting, None, None]:
         if not self.task.done():
-            try:
-                yield self
-            except GeneratorExit:
-                self.task.cancel()
-                raise
+            yield self
 
 
 def fold(handlers: Sequence[Callable[[Request, Next], Coroutine[Any, Any, Answer]]]) -> Next:

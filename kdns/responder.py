@@ -1,7 +1,7 @@
 """From packet to reply, without sockets: the gates that every query passes, the choice of server block, its chain.
 
-Sans-IO: a server gives bytes and where they came from, and gets bytes, silence, or a promise of bytes. Law: docs/coredns.md
-(routing), RFC 6891 §6.1.3 (EDNS versions), RFC 1034 §4.3.1.
+Sans-IO: a server gives bytes and where they came from, and gets bytes, silence, or a promise of bytes.
+Law: docs/coredns.md (routing), RFC 6891 §6.1.3 (EDNS versions), RFC 1034 §4.3.1.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Responder:
         local: tuple[str, int],
         send: Callable[[bytes], None],
     ) -> bytes | Waiter | None:
-        """The reply to a packet: bytes to send now, None for silence, or a `Waiter`; then `send` gets the bytes later."""
+        """The reply to a packet: bytes to send now, None for silence, or a `Waiter`: `send` gets the bytes later."""
         started = perf_counter()
         query = parse(packet)
         if query is None:
@@ -127,7 +127,14 @@ class Responder:
         limit = limit_bytes(query, request.transport)
         try:
             reply = encode(
-                query, outcome.rcode, outcome.flags, outcome.answer, outcome.authority, outcome.additional, limit, outcome.error
+                query,
+                outcome.rcode,
+                outcome.flags,
+                outcome.answer,
+                outcome.authority,
+                outcome.additional,
+                limit,
+                outcome.error,
             )
         except Exception as error:
             outcome = self._crashed(query, error)

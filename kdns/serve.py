@@ -20,7 +20,7 @@ from kdns.chain import Process
 from kdns.corefile import Corefile
 from kdns.errors import ConfigError, Place, Problem
 from kdns.kubernetes import inventory as inventories
-from kdns.kubernetes.cluster import Kind
+from kdns.kubernetes.cluster import Kind, Port, ServiceModel
 from kdns.kubernetes.controller import InventoryOptions
 from kdns.metrics import Metrics
 from kdns.options import Address
@@ -185,15 +185,27 @@ def _loaded(source: Kubernetes) -> Iterable[str]:
 
 def _examples(listener: Listener, sources: Sequence[Kubernetes]) -> Iterable[str]:
     """Two questions that have an answer, of a service with a named port if there is one."""
-    found = [(source, service) for source in sources for service in source.cluster.all_services() if service.addresses]
+    found = [
+        (source, service)
+        for source in sources
+        for service in source.cluster.all_services()
+        if service.addresses or service.has_ready()
+    ]
     if not found:
         return
-    source, service = next((pair for pair in found if any(port.name for port in pair[1].ports)), found[0])
+    # A ClusterIP is one line that everybody knows; a named port has an SRV record with a name.
+    source, service = min(
+        found, key=lambda pair: (not any(port.name for port in _ports(pair[1])), not pair[1].addresses)
+    )
     host = f"{service.name.decode()}.{service.namespace.decode()}.svc.{names.to_text(source.view.primary)[:-1]}"
     at = f"dig @{listener.address or '127.0.0.1'} -p {listener.port}"
-    port = next((port for port in service.ports if port.name), None)
+    port = next((port for port in _ports(service) if port.name), None)
     yield f"{at} {host}"
     yield f"{at} _{port.name.decode()}._{port.protocol.decode()}.{host} SRV" if port else f"{at} {host} SRV"
+
+
+def _ports(service: ServiceModel) -> Sequence[Port]:
+    return service.ports if service.addresses else [port for _, port in service.candidates()]
 
 
 def _short(path: str) -> str:

@@ -20,6 +20,7 @@ import dns.flags
 import dns.message
 import dns.rcode
 import dns.rdatatype
+import dns.rrset
 import msgspec
 import pytest
 import uvloop
@@ -77,7 +78,9 @@ class Row(msgspec.Struct, forbid_unknown_fields=True):
 
     def lines(self) -> list[str]:
         """The reply that is expected, in dig's notation."""
-        sections = [[" ".join(line.split()) for line in each] for each in (self.answer, self.authority, self.additional)]
+        sections = [
+            [" ".join(line.split()) for line in each] for each in (self.answer, self.authority, self.additional)
+        ]
         return _drawn(self.status, self.flags, self.error, sections, self.ordered)
 
 
@@ -99,17 +102,17 @@ class Running:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, case: Case, folder: Path) -> None:
         self._loop = loop
-        self._fake: asyncio.DatagramTransport | None = None
+        self._fake: list[asyncio.BaseTransport | asyncio.Server] = []
         self.port = _free_port()
         text = self._corefile(case, folder)
-        self._told = build(corefile.parse(text), Process(Metrics(), lambda: NOON))
+        self._told = build(corefile.parse(text, "Corefile"), Process(Metrics(), lambda: NOON))
         self._told.process.addresses = own_addresses([HOST])
         if case.synced:
             for plugin in _kubernetes(self._told):
                 objects = inventory.load(plugin.inventory_paths, plugin.inventory_options).objects
                 plugin.apply([*map(Put, objects.values()), Synced()])
         self._responder = Responder(self._told.listeners[0].sites, self._told.process, self._told.process.metrics)
-        self._serving = build(corefile.parse(text), Process(Metrics(), lambda: NOON))
+        self._serving = build(corefile.parse(text, "Corefile"), Process(Metrics(), lambda: NOON))
         self._app = App(self._serving)
         self._run(self._app.start())
 
@@ -143,8 +146,11 @@ class Running:
         return text.replace("PORT", str(self.port)).replace("FORWARD", forward)
 
     async def _start_upstream(self, upstream: Upstream) -> int:
-        self._fake, _ = await self._loop.create_datagram_endpoint(lambda: _Fake(upstream), (HOST, 0))
-        return int(self._fake.get_extra_info("sockname")[1])
+        port = _free_port()
+        fake = _Fake(upstream)
+        udp, _ = await self._loop.create_datagram_endpoint(lambda: fake, (HOST, port))
+        self._fake = [udp, await asyncio.start_server(fake.serve, HOST, port)]
+        return port
 
     async def _respond(self, packet: bytes) -> bytes:
         later: asyncio.Future[bytes] = self._loop.create_future()
@@ -155,9 +161,8 @@ class Running:
         await self._app.stop()
         for plugin in self._told.plugins:
             plugin.close()
-        if self._fake is not None:
-            self._fake.close()
-        await asyncio.sleep(0)
+        for each in self._fake:
+            each.close()
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(20)
@@ -174,24 +179,40 @@ class _Fake(asyncio.DatagramProtocol):
         self._transport = transport
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
-        query = dns.message.from_wire(data)
-        name, rtype = query.question[0].name.to_text(), dns.rdatatype.to_text(query.question[0].rdtype)
+        self._transport.sendto(self._reply(data), addr)  # type: ignore[attr-defined]
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                (size,) = struct.unpack("!H", await reader.readexactly(2))
+                reply = self._reply(await reader.readexactly(size))
+                writer.write(struct.pack("!H", len(reply)) + reply)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    def _reply(self, packet: bytes) -> bytes:
+        query = dns.message.from_wire(packet)
+        name, rtype = query.question[0].name.to_text().lower(), dns.rdatatype.to_text(query.question[0].rdtype)
         reply = dns.message.make_response(query, recursion_available=True)
-        at_name = [record for record in self._records if record[0] == name.lower()]
-        for owner, ttl, rclass, kind, data_text in at_name:
+        at_name = [record for record in self._records if record[0] == name]
+        for owner, ttl, rclass, kind, data in at_name:
             if kind == rtype:
-                reply.answer.append(dns.rrset.from_text(owner, int(ttl), rclass, kind, data_text))
-        if name.lower() in self._failing:
+                reply.answer.append(dns.rrset.from_text(owner, int(ttl), rclass, kind, data))
+        if name in self._failing:
             reply.set_rcode(dns.rcode.SERVFAIL)
         elif not at_name:
             reply.set_rcode(dns.rcode.NXDOMAIN)
-        self._transport.sendto(reply.to_wire(), addr)  # type: ignore[attr-defined]
+        return reply.to_wire()
 
 
 def reply_lines(reply: dns.message.Message, serials: Iterable[int], ordered: bool = False) -> list[str]:
     """A reply in dig's notation, its serials replaced by `SERIAL`."""
     sections = [
-        [f"{rrset.name} {rrset.ttl} IN {dns.rdatatype.to_text(rrset.rdtype)} {rdata}" for rrset in section for rdata in rrset]
+        [
+            f"{rrset.name} {rrset.ttl} IN {dns.rdatatype.to_text(rrset.rdtype)} {rdata}"
+            for rrset in section
+            for rdata in rrset
+        ]
         for section in (reply.answer, reply.authority, reply.additional)
     ]
     for serial in serials:
@@ -252,7 +273,7 @@ def _free_port() -> int:
 def loop() -> Iterator[asyncio.AbstractEventLoop]:
     """A loop in a thread, as long as there are rows."""
     made = uvloop.new_event_loop()
-    thread = threading.Thread(target=made.run_forever)
+    thread = threading.Thread(target=made.run_forever, daemon=True)
     thread.start()
     yield made
     made.call_soon_threadsafe(made.stop)
@@ -278,6 +299,7 @@ FILES = {path.stem: msgspec.yaml.decode(path.read_bytes(), type=Case) for path i
     ("running", "row"),
     [pytest.param(case, row, id=f"{stem}: {row.name}") for stem, case in FILES.items() for row in case.cases],
     indirect=["running"],
+    scope="module",
 )
 def test_case(running: Running, row: Row, way: str) -> None:
     expected, got = row.lines(), running.ask(row, way)

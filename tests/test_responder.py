@@ -267,7 +267,8 @@ EDNS_ROWS = [
     ("a cookie of 41 bytes", query(K, 1, 1, opt(option(10, bytes(41)))), "NOERROR aa rd 1 1 0 1 opt 1232"),
     ("two cookies", query(K, 1, 1, opt(COOKIE * 2)), "NOERROR aa rd 1 1 0 1 opt 1232"),
     ("a client subnet of no family", query(K, 1, 1, opt(option(8, b"\0\x09\x20\0"))), "NOERROR aa rd 1 1 0 1 opt 1232"),
-    ("a client subnet of 33 bits", query(K, 1, 1, opt(option(8, b"\0\1\x21\0\1\2\3\4\5"))), "NOERROR aa rd 1 1 0 1 opt 1232"),
+    ("a client subnet of 33 bits",
+     query(K, 1, 1, opt(option(8, b"\0\1\x21\0\1\2\3\4\5"))), "NOERROR aa rd 1 1 0 1 opt 1232"),
     ("keepalive is not for UDP", query(K, 1, 1, opt(option(11))), "NOERROR aa rd 1 1 0 1 opt 1232"),
     ("keepalive with a value", query(K, 1, 1, opt(option(11, b"\0\1"))), "NOERROR aa rd 1 1 0 1 opt 1232"),
     ("NSID, EXPIRE, COOKIE and a subnet (8.2.10)",
@@ -281,7 +282,8 @@ EDNS_ROWS = [
 
 SEMANTICS_ROWS = [
     ("another spelling", query(from_text("KuBeRnEtEs.DEFAULT.svc.Cluster.local.")), "NOERROR aa rd 1 1 0 0"),
-    ("letters beyond ASCII are not folded", query(b"\1\xc4" + from_text("svc.cluster.local.")), "NXDOMAIN aa rd 1 0 1 0"),
+    ("letters beyond ASCII are not folded",
+     query(b"\1\xc4" + from_text("svc.cluster.local.")), "NXDOMAIN aa rd 1 0 1 0"),
     ("a name between names: svc", query(from_text("svc.cluster.local.")), "NOERROR aa rd 1 0 1 0"),
     ("a name between names: a namespace", query(from_text("default.svc.cluster.local.")), "NOERROR aa rd 1 0 1 0"),
     ("a name between names: a protocol", query(b"\4_tcp" + K), "NOERROR aa rd 1 0 1 0"),
@@ -294,10 +296,12 @@ SEMANTICS_ROWS = [
     ("a reverse name with five numbers", query(from_text("1.1.0.96.10.in-addr.arpa."), 12), "NXDOMAIN aa rd 1 0 1 0"),
     ("a reverse name of 31 nibbles", query(from_text("0." * 31 + "ip6.arpa."), 12), "NXDOMAIN aa rd 1 0 1 0"),
     ("a reverse name of 33 nibbles", query(from_text("0." * 33 + "ip6.arpa."), 12), "NXDOMAIN aa rd 1 0 1 0"),
-    ("a label with a dot is one label", query(b"\x12kubernetes.default" + from_text("svc.cluster.local.")), "NXDOMAIN aa rd 1 0 1 0"),
+    ("a label with a dot is one label",
+     query(b"\x12kubernetes.default" + from_text("svc.cluster.local.")), "NXDOMAIN aa rd 1 0 1 0"),
     ("a namespace of 63 letters", query(from_text(f"a.{'n' * 63}.svc.cluster.local.")), "NXDOMAIN aa rd 1 0 1 0"),
     ("UTF-8 in a name", query(from_text("bücher.default.svc.cluster.local.")), "NXDOMAIN aa rd 1 0 1 0"),
-    ("DS of the apex is the parent's, which isn't here", query(from_text("cluster.local."), 43), "NOERROR aa rd 1 0 1 0"),
+    ("DS of the apex is the parent's, which isn't here",
+     query(from_text("cluster.local."), 43), "NOERROR aa rd 1 0 1 0"),
 ]  # fmt: skip
 
 ROWS = HEADER_ROWS + BYTES_ROWS + EDNS_ROWS + SEMANTICS_ROWS
@@ -460,7 +464,9 @@ SIZES = [
 ]
 
 
-@pytest.mark.parametrize(("packet", "size", "transport", "cut"), [row[1:] for row in SIZES], ids=[row[0] for row in SIZES])
+@pytest.mark.parametrize(
+    ("packet", "size", "transport", "cut"), [row[1:] for row in SIZES], ids=[row[0] for row in SIZES]
+)
 def test_a_reply_fits_or_is_cut(packet: bytes, size: int, transport: str, cut: bool) -> None:
     reply = respond(packet, transport, one_text_of(size))
     assert reply is not None
@@ -503,14 +509,13 @@ def test_a_reply_that_waits_comes_later() -> None:
         return Answer(answer=await request.wait(slow()))
 
     async def main() -> None:
-        replies: list[bytes] = []
+        replies: asyncio.Queue[bytes] = asyncio.Queue()
         responder = Responder([Site(b"\0", fold([handle]), "dns://:53")], Process(Metrics()), Metrics())
-        assert isinstance(responder.respond(query(), "udp", CLIENT, LOCAL, replies.append), Waiter)
+        assert isinstance(responder.respond(query(), "udp", CLIENT, LOCAL, replies.put_nowait), Waiter)
         async with asyncio.timeout(5):
-            while not replies:
-                await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        assert [seen(reply) for reply in replies] == ["NOERROR aa rd 1 1 0 0"]
+            assert seen(await replies.get()) == "NOERROR aa rd 1 1 0 0"
+        await asyncio.sleep(0.01)
+        assert replies.empty()
 
     asyncio.run(main())
 

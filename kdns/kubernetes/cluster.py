@@ -223,12 +223,13 @@ class Cluster:
         return sorted(found, key=lambda service: (service.namespace, service.name))
 
     def endpoints_at(self, address: bytes) -> list[tuple[ServiceModel, Ready]]:
-        """The existing services that have a ready endpoint with this address, each with the endpoint."""
-        return [
+        """The existing services with a ready endpoint at this address, each with the endpoint, lowest name first."""
+        found = [
             (service, ready)
             for service, ready in self._endpoints_at.get(address, ())
             if service.kind in (Kind.CLUSTER_IP, Kind.HEADLESS) and service.namespace in self.namespaces
         ]
+        return sorted(found, key=lambda pair: (pair[0].namespace, pair[0].name, pair[1].label))
 
     def has_pod(self, namespace: bytes, address: bytes) -> bool:
         """Whether a live pod of the namespace has this address."""
@@ -265,7 +266,7 @@ class Cluster:
             case Delete(kind="Namespace", name=name):
                 changed = self._delete_namespace(name.lower().encode())
             case Delete(kind="Service", namespace=namespace, name=name):
-                changed = self._delete_service(namespace.lower().encode(), name.lower().encode())
+                changed = self._delete_service(*_key(namespace, name))
             case Delete(kind="EndpointSlice", namespace=namespace, name=name):
                 changed = self._replace_slice((namespace, name), None)
             case Delete(kind="Pod", namespace=namespace, name=name):

@@ -1,8 +1,8 @@
 """Kubernetes services as DNS records.
 
 Pure: a view of the cluster and a name in, an outcome out. Knows nothing of sockets, plugins or the API server.
-Law: kubernetes/dns, docs/specification.md 1.1.0, and where it leaves a choice docs/coredns.md. A name exists or not, once for
-all types: `NxDomain` says that it doesn't, `NoData` that it does without the type.
+Law: kubernetes/dns, docs/specification.md 1.1.0, and where it leaves a choice docs/coredns.md. A name exists or not,
+once for all types: `NxDomain` says that it doesn't, `NoData` that it does without the type.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ NXDOMAIN = NxDomain()
 
 
 class View(msgspec.Struct):
-    """A cluster as one `kubernetes` directive shows it. `ttl` is in seconds, `primary` the zone that PTR and NS point into.
+    """A cluster as one `kubernetes` directive shows it: `ttl` in seconds, `primary` the zone that PTR and NS point into.
 
     `own` gives the server's own addresses, packed, for the NS records.
     """
@@ -84,7 +84,7 @@ class View(msgspec.Struct):
 
 
 class Question(msgspec.Struct, gc=False):
-    """What is asked below a zone: `labels` lower case and left of the zone, `owner` and `zone` as the client spelled them."""
+    """What is asked below a zone: `labels` folded and left of the zone, `owner` and `zone` as the client spelled them."""
 
     owner: bytes
     labels: list[bytes]
@@ -307,13 +307,13 @@ def _lookup_candidates(
     targets = dict.fromkeys((ready.label, port.number) for ready, port in candidates if port.number != NO_PORT)
     if not targets:
         return NODATA
-    labels = {label for label, _ in targets}
-    glue = dict.fromkeys((ready.label, ready.address) for ready, _ in candidates if ready.label in labels)
+    owners = {label: _below(label, suffix) for label, _ in targets}
+    glue = dict.fromkeys((ready.label, ready.address) for ready, _ in candidates if ready.label in owners)
     return Found(
-        [srv(owner, ttl, weight, number, _below(label, suffix)) for label, number in targets],
+        [srv(owner, ttl, weight, number, owners[label]) for label, number in targets],
         # Grouped by owner and family, so that a reply that is cut keeps whole RRsets.
         [
-            address(_below(label, suffix), ttl, packed)
+            address(owners[label], ttl, packed)
             for label, packed in sorted(glue, key=lambda pair: (pair[0], len(pair[1])))
         ],
     )

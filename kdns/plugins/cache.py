@@ -1,6 +1,6 @@
 """`cache`: CoreDNS's options are read and checked; replies of upstreams are not kept yet.
 
-Names of the cluster never need it: kdns keeps each of their answers until what it tells has changed.
+Names of the cluster never need it: they are answered from memory as it is at that moment.
 Law of the options: docs/plugins/cache.md.
 """
 

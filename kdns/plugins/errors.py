@@ -93,7 +93,7 @@ class Errors(Plugin):
         self._clock: Callable[[], float] = block.process.clock
         self._counted = [_Counted(each) for each in options.consolidate]
 
-    async def handle(self, request: Request, next: Next) -> Answer:  # noqa: A002
+    async def handle(self, request: Request, next: Next) -> Answer:
         answer = await next(request)
         # An error within an error (an alias that leads to one) is told by the outer query.
         if answer.cause and request.depth == 0:

@@ -218,8 +218,8 @@ class Kubernetes(Plugin):
         while len(chain) <= LONGEST_CHAIN:
             folded = target.lower()
             labels = names.labels_of(folded)
-            # An alias of itself, or of a name below itself, leads nowhere.
-            if labels[-len(own) :] == own:
+            # An alias of itself, of a name below itself, or of one that was met before leads nowhere.
+            if labels[-len(own) :] == own or any(record.owner.lower() == folded for record in chain):
                 return self._negative(Rcode.NOERROR, zone)
             inside = self._zone_of(labels)
             if inside is None:
@@ -251,7 +251,6 @@ class Kubernetes(Plugin):
     async def feed(self) -> None:
         """Apply what the source tells, as long as the configuration holds."""
         if not self._options.inventory:
-            log.warning("%s: give an `inventory`; until then every name of the cluster is SERVFAIL", _NO_API)
             self._started.set()
             return
         try:
@@ -274,8 +273,6 @@ class Kubernetes(Plugin):
                 changed |= self.cluster.apply(seen)
         if changed:
             self._process.forget(changed)
-        if self.cluster.synced:
-            self._started.set()
 
     def _report(self, report: inventory.Report) -> None:
         numbers = self._process.metrics
@@ -288,7 +285,7 @@ class Kubernetes(Plugin):
             return
         for problem in report.problems:
             for line in draw(problem).splitlines():
-                log.log(logging.WARNING if problem.warning else logging.ERROR, "%s", line)
+                log.log(logging.WARNING if problem.warning else logging.ERROR, "%s", line.removeprefix("warning: "))
         if not report.loaded:
             log.error("the inventory has mistakes; the last good one is still served")
             return
@@ -296,6 +293,7 @@ class Kubernetes(Plugin):
         numbers.clear(metrics.INVENTORY_OBJECTS)
         for kind, count in report.counts.items():
             numbers.set(metrics.INVENTORY_OBJECTS, count, kind)
+        self._started.set()
         if not first:
             log.info("inventory loaded again: %s", _summary(report.counts))
 

@@ -64,7 +64,7 @@ class Loadbalance(Plugin):
         self._prefer = options.prefer
         self._random = Random()
 
-    async def handle(self, request: Request, next: Next) -> Answer:  # noqa: A002
+    async def handle(self, request: Request, next: Next) -> Answer:
         answer = await next(request)
         if answer.rcode != Rcode.NOERROR:
             return answer

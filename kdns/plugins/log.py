@@ -120,7 +120,7 @@ class Log(Plugin):
         read = parse_each(LogOptions, directives, problems)
         return read if len(read) == len(directives) else None
 
-    async def handle(self, request: Request, next: Next) -> Answer:  # noqa: A002
+    async def handle(self, request: Request, next: Next) -> Answer:
         answer = await next(request)
         # A question that the server asked itself has no line of its own.
         if request.depth:

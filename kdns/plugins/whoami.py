@@ -22,7 +22,7 @@ class Whoami(Plugin):
     name = "whoami"
     options = WhoamiOptions
 
-    async def handle(self, request: Request, next: Next) -> Answer:  # noqa: A002
+    async def handle(self, request: Request, next: Next) -> Answer:
         host, port = request.client
         qname = request.query.qname
         # A link-local address carries its interface, which is nothing to the client.

@@ -13,6 +13,9 @@ import msgspec
 
 from kdns.wire import names
 
+_SRV = struct.Struct("!HHH")
+_SOA = struct.Struct("!5I")
+
 CLASS_IN = 1
 CLASS_CH = 3
 CLASS_ANY = 255
@@ -97,12 +100,12 @@ def address(owner: bytes, ttl: int, packed: bytes) -> Record:
 
 def srv(owner: bytes, ttl: int, weight: int, port: int, target: bytes) -> Record:
     """An SRV record of priority 0."""
-    return Record(owner, Type.SRV, ttl, struct.pack("!HHH", 0, weight, port) + target)
+    return Record(owner, Type.SRV, ttl, _SRV.pack(0, weight, port) + target)
 
 
 def soa(owner: bytes, ttl: int, mname: bytes, rname: bytes, serial: int, minimum: int) -> Record:
     """An SOA record with the refresh, retry and expiry that cluster zones have (7200, 1800, 86400 seconds)."""
-    return Record(owner, Type.SOA, ttl, mname + rname + struct.pack("!5I", serial, 7200, 1800, 86400, minimum))
+    return Record(owner, Type.SOA, ttl, mname + rname + _SOA.pack(serial, 7200, 1800, 86400, minimum))
 
 
 def txt(owner: bytes, ttl: int, *strings: bytes) -> Record:

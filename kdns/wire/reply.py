@@ -1,6 +1,7 @@
 """A reply as bytes: header, question, records with compressed names, OPT; and what goes when it doesn't fit.
 
-Law: RFC 1035 §4.1, RFC 2181 §9 (truncation), RFC 6891 (EDNS), RFC 8914 (extended errors), RFC 3597 §4 (which names may be compressed).
+Law: RFC 1035 §4.1, RFC 2181 §9 (truncation), RFC 6891 (EDNS), RFC 8914 (extended errors), RFC 3597 §4 (which names may
+be compressed).
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ _DO = 0x8000
 _TO_QUESTION = b"\xc0\x0c"
 _POINTER = struct.Struct("!H")
 
-# RFC 3597 §4: only the types of RFC 1035 may have compressed names in their data. The number is how many bytes precede them.
+# RFC 3597 §4: only the types of RFC 1035 may have compressed names in their data. The number is that of the bytes
+# before.
 _COMPRESSED = {Type.CNAME: 0, Type.NS: 0, Type.PTR: 0, Type.MX: 2, Type.SOA: 0}
 
 
@@ -49,8 +51,8 @@ def encode(
 ) -> bytes:
     """The reply to `query` in at most `limit` bytes.
 
-    `flags` are those of AA, RA, AD and TC that hold. As many whole records as fit are sent: where an answer or authority
-    record is lost TC is set; additional records go first, whole RRsets at a time, and their loss alone sets nothing.
+    `flags` are those of AA, RA, AD and TC that hold. As many whole records as fit are sent: where an answer or
+    authority record is lost TC is set; additional records go first, by whole RRsets, and their loss alone sets nothing.
     `error` is an extended error's code and text, sent where there is room.
     """
     question = query.question_bytes
@@ -68,10 +70,7 @@ def encode(
         count = 0
         for record in records:
             owner = record.owner
-            if owner == asked:
-                name = _TO_QUESTION
-            else:
-                name = _compress(owner, position, table, asked)
+            name = _TO_QUESTION if owner == asked else _compress(owner, position, table, asked)
             rtype = record.rtype
             data = record.data
             start = position + len(name) + 10

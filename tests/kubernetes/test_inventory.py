@@ -362,6 +362,28 @@ def test_large_inventories_come_in_small_batches(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_files_that_never_rest_are_served_all_the_same(tmp_path: Path) -> None:
+    async def restless(file: Path) -> None:
+        for number in range(10_000):
+            rename_into_place(file, service("web") + f"# {number}\n")
+            await asyncio.sleep(0.001)
+
+    async def scenario() -> None:
+        (tmp_path / "large.yaml").write_text(
+            "".join(service(f"web-{n}", f"10.97.{n // 250}.{n % 250}") for n in range(2000))
+        )
+        file = tmp_path / "shop.yaml"
+        file.write_text(service("api"))
+        watched = Watched(tmp_path)
+        await watched.until_report()
+        writing = asyncio.create_task(restless(file))
+        assert (await watched.until_report())[0] == ["+Service web 10.96.0.7", "-Service api"]
+        writing.cancel()
+        await watched.close()
+
+    asyncio.run(scenario())
+
+
 def children() -> list[int]:
     found = subprocess.run(
         ["ps", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True, check=True
@@ -396,7 +418,9 @@ def test_the_reader_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     (tmp_path / "shop.yaml").write_text(service("web"))
     program = (
         "import asyncio, sys\nfrom kdns.kubernetes.inventory import watch\n"
-        "async def main():\n    async for change in watch([sys.argv[1]]):\n        print(type(change).__name__, flush=True)\n"
+        "async def main():\n"
+        "    async for change in watch([sys.argv[1]]):\n"
+        "        print(type(change).__name__, flush=True)\n"
         "asyncio.run(main())\n"
     )
     with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True) as parent:

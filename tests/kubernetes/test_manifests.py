@@ -149,7 +149,7 @@ OBJECTS = [
     ),
     (
         "an EndpointSliceList",
-        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSliceList\nitems:\n- metadata: {name: a}\n  addressType: IPv4\n",
+        SLICE.replace("Slice\nmeta", "SliceList\nitems:\n- meta").replace("addr", "  addr") % "IPv4",
         ["EndpointSlice default/a"],
     ),
     ("an empty list", "apiVersion: v1\nkind: List\nitems: []\n", []),
@@ -511,7 +511,7 @@ def test_a_line_that_is_too_long_to_draw_is_named_only() -> None:
 
 
 def test_null_is_as_good_as_nothing_in_a_field() -> None:
-    text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: null, labels: null}\nspec: null\nstatus: {podIP: ~}\n"
+    text = POD % "a, namespace: null, labels: null" + "spec: null\nstatus: {podIP: ~}\n"
     assert told(text) == ""
     assert names(text) == ["Pod default/a"]
 
@@ -605,7 +605,7 @@ FIELDS = st.sampled_from(
     metadata name namespace labels spec status type clusterIP clusterIPs ports port targetPort selector externalName
     podIP podIPs ip containers conditions endpoints addresses hostname subsets notReadyAddresses loadBalancer ingress
     ipFamilies addressType hostNetwork initContainers items kind apiVersion template deletionTimestamp
-    """.split()  # noqa: SIM905
+    """.split()
 )
 OBJECT = st.recursive(
     SCALAR,

@@ -17,7 +17,9 @@ from kdns.wire.records import Rcode, Type
 NAME = from_text("Web.Shop.svc.cluster.local.")
 
 
-def packet(*, flags: int = 0x0100, name: bytes = NAME, rtype: int = 1, rclass: int = 1, rest: bytes = b"", more: int = 0) -> bytes:
+def packet(
+    *, flags: int = 0x0100, name: bytes = NAME, rtype: int = 1, rclass: int = 1, rest: bytes = b"", more: int = 0
+) -> bytes:
     return struct.pack("!HHHHHH", 7, flags, 1, 0, 0, more) + name + struct.pack("!HH", rtype, rclass) + rest
 
 
@@ -148,7 +150,10 @@ def _check(data: bytes) -> None:
 
 # Each is 64 KiB of what a name can be made of, behind a header that promises records.
 HEAVY = [
-    ("4600 pointers to a long name", (from_text("x" * 63 + "." + "y" * 63) + b"\0\1\0\1" + b"\xc0\x0c\0\1\0\1\0\0\0\0\0\0" * 5400)[:65000]),
+    (
+        "4600 pointers to a long name",
+        (from_text("x" * 63 + "." + "y" * 63) + b"\0\1\0\1" + b"\xc0\x0c\0\1\0\1\0\0\0\0\0\0" * 5400)[:65000],
+    ),
     ("labels without an end", b"\x3f" + b"x" * 65000),
     ("labels of one byte", b"\1x" * 32000),
     ("a million zeros or so", bytes(65000)),

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import dns.edns
 import dns.flags
 import dns.message
+import dns.rcode
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -68,7 +69,9 @@ LIMITS = [
 ]
 
 
-@pytest.mark.parametrize(("size", "transport", "payload", "limit"), [row[1:] for row in LIMITS], ids=[row[0] for row in LIMITS])
+@pytest.mark.parametrize(
+    ("size", "transport", "payload", "limit"), [row[1:] for row in LIMITS], ids=[row[0] for row in LIMITS]
+)
 def test_a_reply_has_at_most(size: int, transport: str, payload: int, limit: int) -> None:
     assert limit_bytes(query(size=size), transport, payload) == limit
 
@@ -132,10 +135,14 @@ def test_a_set_that_does_not_fit_as_a_whole_is_not_sent_at_all() -> None:
 
 
 @given(st.integers(0, 60), st.integers(0, 30), st.integers(0, 60), st.sampled_from([0, 512, 700, 1232, 65535]))
-def test_a_cut_reply_is_always_whole_records_from_the_front(answers: int, authorities: int, additionals: int, size: int) -> None:
+def test_a_cut_reply_is_always_whole_records_from_the_front(
+    answers: int, authorities: int, additionals: int, size: int
+) -> None:
     answer = [address(NAME, 5, bytes([1, 0, 0, number])) for number in range(answers)]
     authority = [txt(ZONE, 5, bytes([number]) * 20) for number in range(authorities)]
-    additional = [address(from_text(f"a{number // 3}.x."), 5, bytes([2, 0, 0, number])) for number in range(additionals)]
+    additional = [
+        address(from_text(f"a{number // 3}.x."), 5, bytes([2, 0, 0, number])) for number in range(additionals)
+    ]
     made = reply(query(size=size), answer, authority, additional)
     found = read(made)
     assert found.answer == answer[: len(found.answer)]
@@ -186,7 +193,7 @@ ROOM = [
 def test_an_extended_error_gives_way_to_records(room: int, expected: tuple[int, str | None] | None) -> None:
     asked = query(size=700)
     data = bytes(700 - QUESTION_END - 11 - 12 - room)
-    made = dns.message.from_wire(reply(asked, [Record(NAME, Type.NULL if hasattr(Type, "NULL") else 65280, 5, data)], error=(14, "not synced yet")))
+    made = dns.message.from_wire(reply(asked, [Record(NAME, 65280, 5, data)], error=(14, "not synced yet")))
     assert len(made.answer) == 1
     assert not made.flags & dns.flags.TC
     assert [(option.code, option.text) for option in made.options] == ([expected] if expected else [])
@@ -201,7 +208,10 @@ def test_a_long_error_is_cut_between_characters() -> None:
 
 
 def test_an_owner_that_was_asked_for_points_to_the_question() -> None:
-    assert reply(query(), [address(NAME, 5, b"1234")])[QUESTION_END:] == b"\xc0\x0c" + struct.pack("!HHIH", 1, 1, 5, 4) + b"1234"
+    assert (
+        reply(query(), [address(NAME, 5, b"1234")])[QUESTION_END:]
+        == b"\xc0\x0c" + struct.pack("!HHIH", 1, 1, 5, 4) + b"1234"
+    )
 
 
 def test_names_of_the_zone_point_into_the_question() -> None:
@@ -221,7 +231,9 @@ def test_another_spelling_is_another_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rtype", "before"), [(Type.CNAME, b""), (Type.NS, b""), (Type.PTR, b""), (Type.MX, b"\0\x0a")], ids=["CNAME", "NS", "PTR", "MX"]
+    ("rtype", "before"),
+    [(Type.CNAME, b""), (Type.NS, b""), (Type.PTR, b""), (Type.MX, b"\0\x0a")],
+    ids=["CNAME", "NS", "PTR", "MX"],
 )
 def test_names_in_the_data_of_old_types_are_compressed(rtype: int, before: bytes) -> None:
     made = reply(query(), [Record(NAME, rtype, 5, before + b"\1a" + ZONE)])
@@ -231,7 +243,6 @@ def test_names_in_the_data_of_old_types_are_compressed(rtype: int, before: bytes
 @pytest.mark.parametrize("rtype", [Type.SRV, Type.DNAME, Type.SVCB, 65280])
 def test_the_data_of_newer_types_is_left_as_it_is(rtype: int) -> None:
     data = b"\0\1\0\1\0\x50" + b"\1a" + ZONE
-    assert reply(query(), [Record(NAME, rtype, 5, data)]).endswith(data) if rtype != Type.DNAME else True
     assert encode(query(), 0, AA, [Record(NAME, rtype, 5, data)], (), (), 512).endswith(data)
 
 
@@ -242,7 +253,7 @@ def test_the_address_of_a_target_points_at_the_target() -> None:
 
 
 def test_names_beyond_16_kib_are_never_pointed_at() -> None:
-    owners = [from_text(f"{'x' * 40}{number}.{'y' * 40}{number}.example.") for number in range(1200)]
+    owners = [from_text(f"{'x' * 40}{number}.{'y' * 40}{number}.example.") for number in range(400)]
     answer = [Record(owner, Type.CNAME, 5, b"\1t" + owner) for owner in owners]
     # Asked for again at the end: names before the limit may be pointed at, those behind it may not.
     answer += [address(owner, 5, b"1234") for owner in owners[::100]]
@@ -258,9 +269,13 @@ def test_names_beyond_16_kib_are_never_pointed_at() -> None:
 
 # Round trips
 
-LABELS = st.sampled_from([b"web", b"Web", b"shop", b"SHOP", b"svc", b"cluster", b"local", b"\0", b"a.b", b"x" * 63, b"\xc0\x0c"])
+LABELS = st.sampled_from(
+    [b"web", b"Web", b"shop", b"SHOP", b"svc", b"cluster", b"local", b"\0", b"a.b", b"x" * 63, b"\xc0\x0c"]
+)
 NAMES = st.lists(LABELS, max_size=3).map(lambda labels: names.from_labels([*labels]))
-SHARED = st.tuples(NAMES, st.sampled_from([names.ROOT, ZONE, ZONE.lower(), NAME])).map(lambda parts: parts[0][:-1] + parts[1])
+SHARED = st.tuples(NAMES, st.sampled_from([names.ROOT, ZONE, ZONE.lower(), NAME])).map(
+    lambda parts: parts[0][:-1] + parts[1]
+)
 TTLS = st.integers(0, 2**31 - 1)
 WORD = st.integers(0, 65535)
 NUMBER = st.integers(0, 2**32 - 1)
@@ -277,7 +292,9 @@ RECORDS = st.one_of(
     record_of(Type.NS, SHARED),
     record_of(Type.PTR, SHARED),
     record_of(Type.MX, st.builds(lambda number, name: struct.pack("!H", number) + name, WORD, SHARED)),
-    record_of(Type.TXT, st.lists(st.binary(max_size=40), min_size=1, max_size=3).map(lambda parts: txt(b"", 0, *parts).data)),
+    record_of(
+        Type.TXT, st.lists(st.binary(max_size=40), min_size=1, max_size=3).map(lambda parts: txt(b"", 0, *parts).data)
+    ),
     st.builds(srv, SHARED, TTLS, WORD, WORD, SHARED),
     st.builds(soa, SHARED, TTLS, SHARED, SHARED, NUMBER, NUMBER),
     record_of(65280, st.binary(max_size=60)),
