@@ -299,7 +299,7 @@ def read_regular(path: str) -> str:
 
 def matching_files(pattern: str) -> list[str]:
     """The sorted paths that match; unlike the shell's, `*` matches a leading dot too, as in CoreDNS."""
-    return sorted(globbing.glob(pattern, include_hidden=True))
+    return sorted(globbing.glob(pattern, include_hidden=True))  # noqa: PTH207
 
 
 def _why(error: OSError) -> str:

@@ -35,7 +35,7 @@ COREDNS_DIRECTIVES: tuple[str, ...] = tuple(
     debug trace ready health pprof shed prometheus errors log dnstap local dns64 any chaos loadbalance tsig rewrite
     autopath acl cache header dnssec tls minimal template transfer hosts route53 azure clouddns k8s_external
     kubernetes file auto secondary etcd loop forward grpc erratic whoami on sign view nomad
-    """.split()
+    """.split()  # noqa: SIM905
 )
 
 REMOVED_DIRECTIVES: Mapping[str, str] = {

@@ -1,7 +1,8 @@
 """Every row of tests/cases: asked of the responder, of a UDP socket and of a TCP socket, and each reply compared whole.
 
-A file is a cluster (`objects`: manifests, or the path of an inventory), what the `kubernetes` block says (`options`), perhaps
-an `upstream`, and rows. A section that a row doesn't name has to be empty; a serial is written `SERIAL`, and is the cluster's.
+A file is a cluster (`objects`: manifests, or the path of an inventory), what the `kubernetes` block says (`options`),
+perhaps an `upstream`, and rows. A section that a row doesn't name has to be empty; a serial is written `SERIAL`, and is
+the cluster's.
 """
 
 from __future__ import annotations

@@ -352,7 +352,7 @@ def _files_in(path: str) -> Iterator[str]:
     elif Path(path).exists():
         yield path
     elif glob.has_magic(path):
-        for match in sorted(glob.glob(path, recursive=True)):
+        for match in sorted(glob.glob(path, recursive=True)):  # noqa: PTH207
             if Path(match).is_dir():
                 continue
             yield match

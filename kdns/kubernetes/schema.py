@@ -69,7 +69,7 @@ NXDOMAIN = NxDomain()
 
 
 class View(msgspec.Struct):
-    """A cluster as one `kubernetes` directive shows it: `ttl` in seconds, `primary` the zone that PTR and NS point into.
+    """A cluster as a `kubernetes` directive shows it: `ttl` in seconds, `primary` the zone that PTR and NS point into.
 
     `own` gives the server's own addresses, packed, for the NS records.
     """
@@ -84,7 +84,7 @@ class View(msgspec.Struct):
 
 
 class Question(msgspec.Struct, gc=False):
-    """What is asked below a zone: `labels` folded and left of the zone, `owner` and `zone` as the client spelled them."""
+    """What is asked below a zone: `labels` folded, left of the zone; `owner` and `zone` as the client spelled them."""
 
     owner: bytes
     labels: list[bytes]

@@ -605,7 +605,7 @@ FIELDS = st.sampled_from(
     metadata name namespace labels spec status type clusterIP clusterIPs ports port targetPort selector externalName
     podIP podIPs ip containers conditions endpoints addresses hostname subsets notReadyAddresses loadBalancer ingress
     ipFamilies addressType hostNetwork initContainers items kind apiVersion template deletionTimestamp
-    """.split()
+    """.split()  # noqa: SIM905
 )
 OBJECT = st.recursive(
     SCALAR,

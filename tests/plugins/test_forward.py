@@ -431,7 +431,7 @@ def test_an_upstream_that_fails_is_avoided_until_it_answers_a_check(run: Run) ->
                 feeding = asyncio.ensure_future(plugin.feed())
                 alive = True
                 async with asyncio.timeout(5):
-                    while text(await ask(plugin)) != ["www.example.org. 30 IN A 10.0.0.1"]:
+                    while text(await ask(plugin)) != ["www.example.org. 30 IN A 10.0.0.1"]:  # noqa: ASYNC110
                         await asyncio.sleep(0.02)
                 # Now that all is well, nobody is checked any more.
                 await asyncio.sleep(0.2)

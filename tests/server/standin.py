@@ -136,5 +136,5 @@ async def receive(sock: socket.socket, seconds: float = 5.0) -> tuple[bytes, tup
 async def eventually(holds: Callable[[], bool], seconds: float = 5.0) -> None:
     """Wait until something holds; fail when it doesn't."""
     async with asyncio.timeout(seconds):
-        while not holds():
+        while not holds():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
