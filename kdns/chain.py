@@ -249,6 +249,10 @@ class Plugin:
         """Whether the plugin can do its work; the `ready` directive asks until it has been so once."""
         return True
 
+    def missing(self) -> str:
+        """What keeps the plugin from being ready, for a person; empty where its name says enough."""
+        return ""
+
     async def stopping(self) -> None:
         """Called first when the process is told to end; the server goes on serving until it returns."""
 

@@ -25,6 +25,7 @@ Labels = tuple[str, ...]
 
 TIME_BUCKETS = tuple(0.00025 * 2**power for power in range(16))
 SLIM_BUCKETS = (0.00025, 0.0025, 0.025, 0.25, 2.5)
+PROGRAMMING_BUCKETS = tuple(0.001 * 2**power for power in range(20))
 SIZE_BUCKETS = (0, 100, 200, 300, 400, 511, 1023, 2047, 4095, 8291, 16000, 32000, 48000, 64000)
 
 # The types that CoreDNS has a label for; a client chooses the number, so all others share one.
@@ -118,6 +119,26 @@ INVENTORY_LOADED = _gauge("kdns_inventory_loaded", "1 when the last load of the 
 INVENTORY_PROBLEMS = _gauge("kdns_inventory_problems", "Mistakes and warnings of the last load of the inventory.")
 INVENTORY_RELOADS = _counter("kdns_inventory_reloads_total", "Loads of the inventory, by result.", "result")
 INVENTORY_OBJECTS = _gauge("kdns_inventory_objects", "Objects of the inventory in use, by kind.", "kind")
+
+KUBERNETES_PROGRAMMING = _histogram("coredns_kubernetes_dns_programming_duration_seconds", PROGRAMMING_BUCKETS,
+                                    "Time from a change of pods to the answers that show it.", "service_kind")
+KUBERNETES_SYNCED = _gauge("kdns_kubernetes_synced", "1 once all that the API has was read, else 0.")
+KUBERNETES_CONNECTED = _gauge("kdns_kubernetes_connected", "1 while every watch of the API is open, else 0.")
+KUBERNETES_STALE = _gauge("kdns_kubernetes_stale", "1 while answers come from a snapshot, else 0.")
+KUBERNETES_SYNC_SECONDS = _gauge("kdns_kubernetes_sync_seconds", "Time that the first reading of the API took.")
+KUBERNETES_AGE = _gauge("kdns_kubernetes_watch_age_seconds", "Time since the API last told anything, by what it told.",
+                        "watch")
+KUBERNETES_EVENTS = _counter("kdns_kubernetes_events_total", "Objects that the API told of, by what became of them.",
+                             "kind", "event")
+KUBERNETES_RELISTS = _counter("kdns_kubernetes_relists_total", "Lists after the first one, by reason.",
+                              "kind", "reason")
+KUBERNETES_FAILURES = _counter("kdns_kubernetes_failures_total", "Requests and watches that failed, by HTTP status.",
+                               "kind", "status")
+KUBERNETES_SKIPPED = _counter("kdns_kubernetes_objects_skipped_total", "Objects that could not be read.", "kind")
+KUBERNETES_DRIFT = _counter("kdns_kubernetes_drift_repaired_total",
+                            "Objects that an audit found otherwise than they had been told.", "kind")
+SNAPSHOT_AGE = _gauge("kdns_kubernetes_snapshot_age_seconds", "Time since the snapshot on disk was written.", "file")
+SNAPSHOT_FAILURES = _counter("kdns_kubernetes_snapshot_failures_total", "Snapshots that could not be written.")
 # fmt: on
 
 DECLARED: tuple[Metric, ...] = tuple(_DECLARED)
@@ -232,7 +253,10 @@ class Metrics(Collector):
         self._values[metric].clear()
 
     def read(self, metric: Metric, source: Callable[[], Mapping[Labels, float]]) -> None:
-        """Ask `source` for more values of a counter or gauge at each exposition; sources of the same labels add up."""
+        """Ask `source` for more values at each exposition.
+
+        Where several tell of the same labels, counters add up, and the largest of gauges counts.
+        """
         self._sources.setdefault(metric, []).append(source)
 
     def drop(self, reason: str) -> None:
@@ -281,7 +305,8 @@ class Metrics(Collector):
         sums = dict(values[metric])
         for source in self._sources.get(metric, ()):
             for labels, value in source().items():
-                sums[labels] = sums.get(labels, 0) + value
+                before = sums.get(labels, 0)
+                sums[labels] = max(before, value) if metric.kind is GaugeMetricFamily else before + value
         for labels, value in sums.items():
             family.add_metric(labels, value)  # type: ignore[call-arg, arg-type, unused-ignore]
         return family

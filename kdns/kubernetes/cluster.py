@@ -246,6 +246,10 @@ class Cluster:
         """Namespace and address of every live pod."""
         return sorted(key for key in self._pods_at if key[0] in self.namespaces)
 
+    def pods_by_name(self) -> list[tuple[tuple[str, str], tuple[bytes, ...]]]:
+        """Namespace, name and addresses of every live pod, hidden namespaces included."""
+        return [(key, pod.addresses) for key, pod in self._pods.items()]
+
     def known_addresses(self) -> set[bytes]:
         """Every address that may have a PTR record."""
         return self._services_at.keys() | self._endpoints_at.keys()

@@ -14,12 +14,17 @@ class _Api(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     """The parent of what is read from the API: unknown fields are passed over, absent ones have the API's default."""
 
 
+class Annotations(_Api):
+    last_change: str | None = msgspec.field(default=None, name="endpoints.kubernetes.io/last-change-trigger-time")
+
+
 class Metadata(_Api):
     name: str = ""
     namespace: str = ""
     resource_version: str = ""
     uid: str = ""
     labels: dict[str, str] | None = None
+    annotations: Annotations | None = None
     deletion_timestamp: str | None = None
     creation_timestamp: str | None = None
 

@@ -1,5 +1,7 @@
 """The `kubernetes` directive: names of the cluster, answered from the model that a source keeps up to date.
 
+The source is an API server (`kubernetes/live.py`), or manifests on disk (`kubernetes/inventory.py`).
+
 The records are `kubernetes/schema.py`'s, the model `kubernetes/cluster.py`'s. Here: which zones, what a client is told
 when there is no such name, where an alias leads, and the source's life.
 """
@@ -7,33 +9,40 @@ when there is no such name, where an alias leads, and the source's life.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
 from collections import Counter
-from collections.abc import Iterable
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import msgspec
 
 from kdns import metrics
 from kdns.chain import Answer, Block, Next, Plugin, Request, failure
+from kdns.corefile import Token
 from kdns.errors import KdnsError, draw
 from kdns.kubernetes import inventory
-from kdns.kubernetes.cluster import Cluster
+from kdns.kubernetes.cluster import Cluster, Kind
 from kdns.kubernetes.controller import InventoryOptions
-from kdns.kubernetes.objects import Event
+from kdns.kubernetes.objects import EndpointSlice, Event, Put
 from kdns.kubernetes.schema import Alias, Found, NoData, NxDomain, Question, View, authority, lookup
 from kdns.kubernetes.visible import Visible
 from kdns.options import (
     Options,
+    RefusalError,
     Selector,
     choice,
+    custom,
     duration,
     flag,
     number,
     once,
+    parse_duration,
     repeatable,
     selector,
+    spell_duration,
     without_effect,
     word,
     words,
@@ -43,15 +52,39 @@ from kdns.options import (
 from kdns.wire import names
 from kdns.wire.records import Rcode, Record, Type
 
+if TYPE_CHECKING:
+    from kdns.kubernetes.live import Live
+
 log = logging.getLogger("kdns.plugin.kubernetes")
 
-# RFC 8914 §4.15
+# RFC 8914 §4.15 and §4.4
 NOT_READY = (14, "not synced with the cluster yet")
+STALE = (3, "the last known state of the cluster")
+# What CoreDNS calls them in its metric. Only slices that were computed from a selector say when their change began.
+_SERVICE_KINDS = {Kind.CLUSTER_IP: "cluster_ip", Kind.HEADLESS: "headless_with_selector"}
+# What may be old is not to be kept by others for longer than that, in seconds.
+STALE_TTL = 5
 # A chain of aliases ends here: enough for any that somebody meant, and a bound on what one question costs.
 LONGEST_CHAIN = 8
 
+_FEW = "kdns asks the API a few long questions and no more"
 
-_NO_API = "kdns doesn't watch the API yet"
+
+class SnapshotFile(msgspec.Struct, frozen=True):
+    """Where the last known state is kept, and how often it is written, in seconds."""
+
+    path: str = ""
+    interval: float = 60.0
+
+    def __str__(self) -> str:
+        return f"{self.path} {spell_duration(self.interval)}"
+
+
+def _snapshot(tokens: Sequence[Token]) -> SnapshotFile:
+    interval = parse_duration(tokens[1]) if len(tokens) > 1 else 60.0
+    if interval < 1:
+        raise RefusalError(tokens[1], "a duration of at least 1s")
+    return SnapshotFile(tokens[0].text, interval)
 
 
 class KubernetesOptions(
@@ -90,15 +123,23 @@ class KubernetesOptions(
     cluster_ips: Annotated[
         str, choice("allocate", "endpoints"), "with `inventory`: give addresses, or answer with the endpoints'"
     ] = "allocate"
-    startup_timeout: Annotated[float, duration(), without_effect(_NO_API), "how long to wait for the API at start"] = (
-        5.0
-    )
-    endpoint: Annotated[tuple[str, ...], words("URL"), without_effect(_NO_API), "the API server"] = ()
-    tls: Annotated[tuple[str, ...], words("FILE...", at_most=3), without_effect(_NO_API), "certificate, key, CA"] = ()
-    kubeconfig: Annotated[tuple[str, ...], words("FILE", at_most=2), without_effect(_NO_API), "file, context"] = ()
-    apiserver_qps: Annotated[str, word("NUMBER"), without_effect(_NO_API), "queries a second to the API"] = ""
-    apiserver_burst: Annotated[str, word("NUMBER"), without_effect(_NO_API), "queries at once to the API"] = ""
-    apiserver_max_inflight: Annotated[str, word("NUMBER"), without_effect(_NO_API), "queries in flight to the API"] = ""
+    kubeconfig: Annotated[
+        tuple[str, ...], words("FILE [CONTEXT]", at_most=2), "whom to ask as whom, instead of as a pod does"
+    ] = ()
+    endpoint: Annotated[str, word("URL"), "the API server"] = ""
+    tls: Annotated[
+        tuple[str, ...], words("CERT KEY CA", at_least=3, at_most=3), "with `endpoint`: certificate, its key, CA"
+    ] = ()
+    startup_timeout: Annotated[float, duration(0), "how long to wait for the API before names are served"] = 5.0
+    snapshot: Annotated[
+        SnapshotFile,
+        custom(_snapshot, "FILE [INTERVAL]", "a file and how often to write it", least=1, most=2, show=str),
+        "a file to keep the last known state in, and to start from where the API can't be reached",
+    ] = SnapshotFile()
+    ready_on_snapshot: Annotated[float, duration(0), "how old a snapshot may be to count as ready"] = 3600.0
+    apiserver_qps: Annotated[str, word("NUMBER"), without_effect(_FEW), "queries a second to the API"] = ""
+    apiserver_burst: Annotated[str, word("NUMBER"), without_effect(_FEW), "queries at once to the API"] = ""
+    apiserver_max_inflight: Annotated[str, word("NUMBER"), without_effect(_FEW), "queries in flight to the API"] = ""
 
     def faults(self) -> Iterable[tuple[str, str]]:
         """Zones and address ranges that can't be."""
@@ -109,6 +150,12 @@ class KubernetesOptions(
                 ipaddress.ip_network(text)
             except ValueError:
                 yield "service_cidr", f"`{text}` is no range of addresses such as 10.96.0.0/12"
+        if self.inventory:
+            for name in ("kubeconfig", "endpoint", "snapshot"):
+                if getattr(self, name) != getattr(KubernetesOptions(), name):
+                    yield name, "the API is not asked where there is an `inventory`"
+        if self.kubeconfig and self.endpoint:
+            yield "endpoint", "the API server is the one of `kubeconfig`"
 
 
 class _Zone(msgspec.Struct, frozen=True):
@@ -148,6 +195,32 @@ class Kubernetes(Plugin):
         self._started = asyncio.Event()
         self._failed: KdnsError | None = None
         self.loaded: inventory.Report | None = None
+        self.live: Live | None = None if options.inventory else self._make_live()
+
+    def _make_live(self) -> Live:
+        # Not wanted with an inventory, and a fifth of a second and ten megabytes to import.
+        from kdns.kubernetes.api import Wanted
+        from kdns.kubernetes.live import Live, LiveOptions, Server
+
+        given = self._options
+        kubeconfig, context = (*given.kubeconfig, "", "")[:2]
+        certificate, key, ca = given.tls or ("", "", "")
+        wanted = Wanted(
+            given.namespaces,
+            given.labels.text if given.labels else "",
+            given.namespace_labels.text if given.namespace_labels else "",
+            endpoints=not given.noendpoints,
+            pods=given.pods == "verified",
+        )
+        options = LiveOptions(
+            Server(kubeconfig, context, given.endpoint, certificate, key, ca),
+            wanted,
+            given.startup_timeout,
+            given.snapshot.path,
+            given.snapshot.interval,
+            given.ready_on_snapshot,
+        )
+        return Live(options, self.cluster, self.apply, self._process.metrics, self._process.clock)
 
     @property
     def zones(self) -> list[bytes]:
@@ -181,6 +254,15 @@ class Kubernetes(Plugin):
             answer = failure("", self.name, NOT_READY)
             answer.authority = [authority(self.view, spelled)]
             return answer
+        answer = await self._answer(request, next, zone, spelled)
+        if self.live is not None and self.live.stale:
+            request.keep = False
+            if answer.plugin == self.name and answer.error is None:
+                answer.error = STALE
+        return answer
+
+    async def _answer(self, request: Request, next: Next, zone: _Zone, spelled: bytes) -> Answer:
+        query = request.query
         labels = query.labels[: len(query.labels) - len(zone.labels)]
         question = Question(query.qname, labels, spelled, query.rtype, request.tags)
         outcome = lookup(self.view, question, zone.reverse)
@@ -250,10 +332,9 @@ class Kubernetes(Plugin):
 
     async def feed(self) -> None:
         """Apply what the source tells, as long as the configuration holds."""
-        if not self._options.inventory:
-            self._started.set()
-            return
         try:
+            if self.live is not None:
+                await self.live.run()
             async for change in inventory.watch(self.inventory_paths, self.inventory_options):
                 if isinstance(change, inventory.Batch):
                     self.apply(change.events)
@@ -264,15 +345,44 @@ class Kubernetes(Plugin):
         finally:
             self._started.set()
 
-    def apply(self, events: Iterable[Event]) -> None:
-        """Take in events of the source, and let the answers go that depend on what they change."""
+    def apply(self, events: Iterable[Event], live: bool = False) -> None:
+        """Take in events of the source, and let the answers go that depend on what they change.
+
+        `live` events have just happened: from the change of the pods that caused them to here is what it took.
+        """
         changed = set()
         for event in events:
             seen = self._visible.see(event)
-            if seen is not None:
+            if seen is None:
+                continue
+            try:
                 changed |= self.cluster.apply(seen)
+            except Exception:
+                # One tenant's object must not cost the others theirs.
+                log.exception("an object could not be taken in: %s", event)
+                self._process.metrics.increase(metrics.KUBERNETES_SKIPPED, "model")
         if changed:
             self._process.forget(changed)
+        if self.live is not None:
+            self.view.ttl = min(self._options.ttl, STALE_TTL) if self.live.stale else self._options.ttl
+            if live:
+                self._measure(events)
+
+    def _measure(self, events: Iterable[Event]) -> None:
+        """Observe how long changes of endpoints took to get here, by the time that their controller wrote down."""
+        now = self._process.clock()
+        for event in events:
+            if not isinstance(event, Put) or not isinstance(event.object, EndpointSlice):
+                continue
+            metadata = event.object.metadata
+            began = metadata.annotations.last_change if metadata.annotations else None
+            service = self.cluster.service(metadata.namespace.encode(), (event.object.service or "").encode())
+            kind = _SERVICE_KINDS.get(service.kind) if service else None
+            if began is None or kind is None:
+                continue
+            with contextlib.suppress(ValueError):
+                seconds = now - datetime.fromisoformat(began).timestamp()
+                self._process.metrics.observe(metrics.KUBERNETES_PROGRAMMING, max(0.0, seconds), kind)
 
     def _report(self, report: inventory.Report) -> None:
         numbers = self._process.metrics
@@ -298,14 +408,23 @@ class Kubernetes(Plugin):
             log.info("inventory loaded again: %s", _summary(report.counts))
 
     async def started(self) -> None:
-        await self._started.wait()
+        if self.live is None:
+            await self._started.wait()
+        else:
+            waits = [asyncio.ensure_future(event.wait()) for event in (self._started, self.live.started)]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for each in waits:
+                each.cancel()
         if self._failed is not None:
             raise self._failed
         if self._options.inventory and not self.cluster.synced:
             raise KdnsError("the inventory could not be read to its end; the log says why")
 
     def ready(self) -> bool:
-        return self.cluster.synced
+        return self.cluster.synced if self.live is None else self.live.ready()
+
+    def missing(self) -> str:
+        return "; ".join(self.live.missing) if self.live is not None else ""
 
     def notices(self) -> Iterable[str]:
         if self.loaded is not None:

@@ -1,0 +1,108 @@
+"""The audit: does what a watch has told agree with what the server has?
+
+A watch that loses an event, by whoever's mistake, stays wrong for ever otherwise: there is no second telling. An audit
+reads the version of every object, nothing else of it, and repairs single ones. Knows no model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import msgspec
+
+from kdns import metrics
+from kdns.kubernetes.changes import (
+    VERSIONS_PAGE,
+    MalformedError,
+    Version,
+    key_of,
+    older,
+    parts_of,
+    version_of,
+)
+from kdns.kubernetes.client import ApiError, Client
+from kdns.kubernetes.watch import PAGE, Watch
+from kdns.metrics import Metrics
+
+log = logging.getLogger("kdns.plugin.kubernetes")
+
+VERSIONS_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+# Nobody waits for an audit: it leaves the processor to queries between two pages.
+PAUSE_SECONDS = 0.02
+
+
+async def audit(watch: Watch, client: Client, numbers: Metrics, second_look: float) -> None:
+    """Compare what a watch has told with what the server has, and repair what an event that was lost left wrong.
+
+    A difference counts only if the watch has not caught up with it `second_look` seconds later. Raises ApiError.
+    """
+    before = dict(watch.known)
+    theirs, version = await _versions(watch, client)
+    if older(version, watch.floor):
+        watch.relist("set_back")
+        watch.drop("the API's history was set back")
+        return
+    doubtful = [key for key in theirs.keys() | before.keys() if _behind(before.get(key), theirs.get(key))]
+    if not doubtful:
+        return
+    await asyncio.sleep(second_look)
+    lost = [key for key in doubtful if key not in watch.poisoned and _behind(watch.known.get(key), theirs.get(key))]
+    if len(lost) > PAGE:
+        watch.relist("audit")
+        watch.drop(f"{len(lost)} objects are not as the server has them")
+        return
+    repaired = [key for key in lost if await _repair(watch, client, key)]
+    if repaired:
+        numbers.increase(metrics.KUBERNETES_DRIFT, watch.resource.kind, by=len(repaired))
+        named = ", ".join(repaired[:5]) + (" and others" if len(repaired) > 5 else "")
+        log.error("%s: nothing had been told of %d changes, which are made now: %s", watch.label, len(repaired), named)
+
+
+def _behind(held: Version | None, theirs: Version | None) -> bool:
+    """Whether what we hold is not what the server has, and not newer either."""
+    if held is None or theirs is None:
+        return held is not theirs
+    return held != theirs and not older(theirs, held)
+
+
+async def _versions(watch: Watch, client: Client) -> tuple[dict[str, Version], Version]:
+    """The version of every object that the server has, and of the whole, read consistently from its store."""
+    parameters = watch.scope.parameters | {"limit": str(PAGE)}
+    versions: dict[str, Version] = {}
+    token = ""
+    while True:
+        more = {"continue": token} if token else {}
+        body = await client.get(watch.resource.path(watch.scope.namespace), parameters | more, VERSIONS_ONLY)
+        try:
+            page = VERSIONS_PAGE.decode(body)
+        except msgspec.MsgspecError as error:
+            raise MalformedError(str(error)) from error
+        for item in page.items or ():
+            named = item.metadata
+            versions[key_of(named.namespace, named.name)] = version_of(named.resource_version)
+        token = page.metadata.continue_
+        if not token:
+            return versions, version_of(page.metadata.resource_version)
+        await asyncio.sleep(PAUSE_SECONDS)
+
+
+async def _repair(watch: Watch, client: Client, key: str) -> bool:
+    """Put one object right, if it still differs now; False if it has come right by itself."""
+    held = watch.known.get(key)
+    namespace, name = parts_of(key)
+    try:
+        body = await client.get(f"{watch.resource.path(namespace)}/{name}", {})
+    except ApiError as error:
+        if error.status != 404:
+            raise
+        if held is None or watch.known.get(key) != held:
+            return False
+        watch.remove(key)
+        return True
+    if watch.known.get(key) != held:
+        return False
+    try:
+        return watch.put_right(watch.resource.object.decode(body))
+    except msgspec.MsgspecError:
+        return False
