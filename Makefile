@@ -12,10 +12,10 @@ COMPILE := $(UV_ENV) $(UV) pip compile --quiet --universal --python-version 3.11
 	--generate-hashes --no-header --no-emit-index-url --no-emit-find-links $(UPGRADE)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint format lock clean
+.PHONY: help setup run control-plane test lint format lock clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## create .venv with kdns, coredns and all tools, as locked
 
@@ -31,7 +31,10 @@ $(READY): requirements-dev.txt pyproject.toml Makefile
 run: setup ## serve the example zones on 127.0.0.1:1053
 	$(BIN)/kdns serve --inventory zones --listen 127.0.0.1:1053
 
-test: setup ## run all tests; ARGS="-k name" chooses
+control-plane: setup ## build the control plane that tests run into a cache, once: minutes
+	@$(BIN)/python tests/cluster/build.py
+
+test: setup control-plane ## run all tests; ARGS="-k name" chooses
 	$(BIN)/pytest $(ARGS)
 
 lint: setup ## style, types and the order of imports

@@ -323,6 +323,9 @@ class Waiter:
         waiting.task.add_done_callback(self._step)
 
     def _step(self, _task: asyncio.Task[Any]) -> None:
+        if self._task is None:
+            # Cancelled in the very turn in which the task ended, when the loop had this call in hand already.
+            return
         self._task = None
         try:
             waiting = _checked(self._coroutine, self._coroutine.send(None))

@@ -74,7 +74,7 @@ class Responder:
             self._metrics.increase(PACKETS_DROPPED, "no_query")
             return None
         if type(query) is Rejected:
-            reply = encode_rejected(query)
+            reply = encode_rejected(query, transport)
             self._count(transport, client, 0, False, len(packet), query.rcode, len(reply), started, b"", "")
             return reply
         assert type(query) is Query

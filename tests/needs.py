@@ -12,13 +12,13 @@ import pytest
 
 ON_CI = os.environ.get("CI") == "true"
 COULD_NOT_RUN = "could not run here: "
+# Debian keeps named-checkzone, debootstrap, nft and the like in sbin, which a developer's PATH may lack.
+SEARCHED = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 
 
 def command(*names: str) -> str:
     """Path of the first command, once all of them are there."""
-    # Debian keeps named-checkzone, debootstrap and the like in sbin, which a developer's PATH may lack.
-    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
-    found = [shutil.which(name, path=path) for name in names]
+    found = [shutil.which(name, path=SEARCHED) for name in names]
     missing = [name for name, where in zip(names, found, strict=True) if where is None]
     if missing:
         lacking("no command " + ", ".join(f"`{name}`" for name in missing))

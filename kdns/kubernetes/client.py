@@ -66,7 +66,7 @@ class ApiError(PeerError):
     """The API server refused, or could not be reached: then `status` is 0. `retry_after` is in seconds."""
 
     def __init__(self, status: Status, retry_after: float | None = None) -> None:
-        super().__init__(f"{status.code or 'no reply'} {status.reason}: {status.message}".strip())
+        super().__init__(f"{status.code or ''} {status.reason}: {status.message}".strip())
         self.status = status.code
         self.message = status.message
         self.retry_after = retry_after
@@ -80,6 +80,9 @@ class ApiError(PeerError):
 
 def unreachable(error: BaseException) -> ApiError:
     """The error of a request that got no reply, or lost it half-way."""
+    if isinstance(error, aiohttp.ClientConnectorError) and error.errno is not None and error.errno > 0:
+        message = f"{error.host}:{error.port}: {os.strerror(error.errno)}"
+        return ApiError(Status(0, "not reached", message))
     return ApiError(Status(0, type(error).__name__, str(error) or "timed out"))
 
 
@@ -350,6 +353,8 @@ async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     try:
         async for chunk, _ in response.content.iter_chunks():
             yield chunk
+    except aiohttp.ClientPayloadError as error:
+        raise ApiError(Status(0, "cut off", "the connection ended in the middle of a reply")) from error
     except (aiohttp.ClientError, OSError) as error:
         raise unreachable(error) from error
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from enum import Enum, auto
 from sys import intern
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 from kdns.kubernetes.objects import (
     Delete,
@@ -70,7 +71,7 @@ class Kind(Enum):
 class Port:
     """A port of a service or slice: name and protocol in lower case, `NO_PORT` where the number is missing."""
 
-    __slots__ = ("name", "number", "protocol")
+    __slots__ = ("__weakref__", "name", "number", "protocol")
 
     def __init__(self, name: bytes, protocol: bytes, number: int) -> None:
         self.name = name
@@ -132,10 +133,36 @@ class SliceModel:
         )
 
 
+class EndpointSet:
+    """Some endpoints of a service as records need them: addresses by family, SRV targets, and the targets' addresses.
+
+    `pairs` counts addresses times ports. All is in a fixed order, without doubles.
+    """
+
+    __slots__ = ("addresses", "glue", "pairs", "targets")
+
+    def __init__(self, candidates: Iterable[tuple[Ready, Port]], wanted: tuple[bytes, ...] = ()) -> None:
+        self.pairs = 0
+        addresses: dict[int, dict[bytes, None]] = {4: {}, 16: {}}
+        targets: dict[tuple[bytes, int], None] = {}
+        glue: dict[bytes, dict[bytes, None]] = {}
+        for ready, port in candidates:
+            if wanted and (port.name, port.protocol) != wanted:
+                continue
+            self.pairs += 1
+            addresses[len(ready.address)][ready.address] = None
+            glue.setdefault(ready.label, {})[ready.address] = None
+            if port.number != NO_PORT:
+                targets[ready.label, port.number] = None
+        self.addresses = {size: tuple(found) for size, found in addresses.items()}
+        self.targets = tuple(targets)
+        self.glue = {label: tuple(found) for label, found in glue.items()}
+
+
 class ServiceModel:
     """What DNS needs of a Service, and the slices that name it, which may come before it."""
 
-    __slots__ = ("_by_label", "_candidates", "addresses", "external", "kind", "name", "namespace", "ports", "slices")
+    __slots__ = ("_by_label", "_sets", "addresses", "external", "kind", "name", "namespace", "ports", "slices")
 
     def __init__(self, namespace: bytes, name: bytes) -> None:
         self.namespace = namespace
@@ -145,7 +172,7 @@ class ServiceModel:
         self.ports: tuple[Port, ...] = ()
         self.external = b""
         self.slices: dict[str, SliceModel] = {}
-        self._candidates: list[tuple[Ready, Port]] | None = None
+        self._sets: dict[tuple[bytes, ...], EndpointSet] = {}
         self._by_label: dict[bytes, list[tuple[Ready, Port]]] | None = None
 
     @property
@@ -156,24 +183,31 @@ class ServiceModel:
     def tag(self) -> Tag:
         return service_tag(self.namespace, self.name)
 
+    def endpoints(self, wanted: tuple[bytes, ...] = ()) -> EndpointSet:
+        """The ready endpoints, or of those the ones that have a port of this name and protocol."""
+        found = self._sets.get(wanted)
+        if found is None:
+            found = EndpointSet(self.candidates(), wanted)
+            # What doesn't exist is named by strangers, and they have many names.
+            if found.pairs:
+                self._sets[wanted] = found
+        return found
+
     def candidates(self) -> list[tuple[Ready, Port]]:
         """Each ready address with each port of its slice, in a fixed order: by address, then slice, then port."""
-        if self._candidates is None:
-            found = [
-                (ready, port) for _, part in sorted(self.slices.items()) for ready in part.ready for port in part.ports
-            ]
-            found.sort(key=lambda pair: (len(pair[0].address), pair[0].address))
-            self._candidates = found
-        return self._candidates
+        found = [
+            (ready, port) for _, part in sorted(self.slices.items()) for ready in part.ready for port in part.ports
+        ]
+        found.sort(key=lambda pair: (len(pair[0].address), pair[0].address))
+        return found
 
-    def at_label(self, label: bytes) -> list[tuple[Ready, Port]]:
-        """The candidates whose endpoint has this label."""
+    def at_label(self, label: bytes) -> EndpointSet:
+        """The ready endpoints that have this label."""
         if self._by_label is None:
-            index: dict[bytes, list[tuple[Ready, Port]]] = {}
+            self._by_label = {}
             for pair in self.candidates():
-                index.setdefault(pair[0].label, []).append(pair)
-            self._by_label = index
-        return self._by_label.get(label, [])
+                self._by_label.setdefault(pair[0].label, []).append(pair)
+        return EndpointSet(self._by_label.get(label, ()))
 
     def has_ready(self) -> bool:
         """Whether any endpoint of any family is ready."""
@@ -181,7 +215,8 @@ class ServiceModel:
 
     def forget(self) -> None:
         """Slices changed: what was computed from them is old."""
-        self._candidates = self._by_label = None
+        self._sets.clear()
+        self._by_label = None
 
 
 class _PodModel:
@@ -208,7 +243,8 @@ class Cluster:
         self._pods_at: dict[tuple[bytes, bytes], int] = {}
         self._services_at: dict[bytes, tuple[ServiceModel, ...]] = {}
         self._endpoints_at: dict[bytes, tuple[tuple[ServiceModel, Ready], ...]] = {}
-        self._ports: dict[Port, Port] = {}
+        # Thousands of slices have the same few ports; one that nobody has any more is let go.
+        self._ports: WeakValueDictionary[Port, Port] = WeakValueDictionary()
 
     # What is asked
 
@@ -388,7 +424,7 @@ class Cluster:
 
     def _put_pod(self, object: Pod) -> set[Tag]:
         key = (object.metadata.namespace, object.metadata.name)
-        if object.finished:
+        if not object.has_name:
             return self._replace_pod(key, None)
         if object.metadata.deletion_timestamp:
             # A terminating pod keeps its name until it is gone; one first seen so never gets one.

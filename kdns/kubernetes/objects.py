@@ -205,6 +205,11 @@ class Pod(_Api, tag_field="kind", tag="Pod"):
         return list(dict.fromkeys(found))
 
     @property
+    def has_name(self) -> bool:
+        """Whether pod records may show it: not once it ended, nor while its node is not heard of."""
+        return self.status is None or self.status.phase not in ("Succeeded", "Failed", "Unknown")
+
+    @property
     def finished(self) -> bool:
         """A pod that ended has no endpoint and no name, though the API still shows its address."""
         return self.status is not None and self.status.phase in ("Succeeded", "Failed")

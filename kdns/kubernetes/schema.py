@@ -8,17 +8,19 @@ once for all types: `NxDomain` says that it doesn't, `NoData` that it does witho
 from __future__ import annotations
 
 import string
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from random import randrange
+from typing import TypeVar
 
 import msgspec
 
 from kdns.kubernetes.cluster import (
-    NO_PORT,
     SERIAL,
     Cluster,
+    EndpointSet,
     Kind,
     Port,
-    Ready,
     ServiceModel,
     Tag,
     dashed,
@@ -30,6 +32,8 @@ from kdns.kubernetes.cluster import (
 )
 from kdns.wire import names
 from kdns.wire.records import Record, Type, address, soa, srv, txt
+
+V = TypeVar("V")
 
 SCHEMA_VERSION = b"1.1.0"
 # A day's third, as the specification's own example has it: the version changes with the server, not with the cluster.
@@ -79,18 +83,21 @@ class View(msgspec.Struct):
     ttl: int = 5
     pods: str = "disabled"
     ignore_empty: bool = False
-    rfc_cname: bool = False
     own: Callable[[], Sequence[bytes]] = tuple
 
 
 class Question(msgspec.Struct, gc=False):
-    """What is asked below a zone: `labels` folded, left of the zone; `owner` and `zone` as the client spelled them."""
+    """What is asked below a zone: `labels` folded, left of the zone; `owner` and `zone` as the client spelled them.
+
+    `room` is how many bytes a reply may have: of a thousand endpoints no more are told than could be sent.
+    """
 
     owner: bytes
     labels: list[bytes]
     zone: bytes
     rtype: int
     tags: set[Tag]
+    room: int = 65535
 
 
 def lookup(view: View, question: Question, reverse: bool) -> Outcome:
@@ -153,7 +160,7 @@ def _lookup_any(view: View, question: Question, reverse: bool) -> Outcome:
     order = (Type.SOA,) if not question.labels else _ANY_ORDER
     outcome: Outcome = NXDOMAIN
     for rtype in order:
-        one = Question(question.owner, question.labels, question.zone, rtype, question.tags)
+        one = Question(question.owner, question.labels, question.zone, rtype, question.tags, question.room)
         outcome = lookup(view, one, reverse)
         if isinstance(outcome, Found):
             return Found([record for record in outcome.answer if record.rtype == rtype])
@@ -201,10 +208,8 @@ def _name_servers(view: View, question: Question, reverse: bool) -> list[tuple[b
             if service.kind is Kind.CLUSTER_IP:
                 found += [(_service_name(service, zone), packed) for packed in service.addresses]
             else:
-                found += [
-                    (_endpoint_name(service, ready.label, zone), pair[0].address)
-                    for pair in service.at_label(ready.label)
-                ]
+                name = _endpoint_name(service, ready.label, zone)
+                found += [(name, packed) for packed in service.at_label(ready.label).glue[ready.label]]
     return list(dict.fromkeys(found)) or [(b"\x02ns\x03dns" + zone, mine) for mine in own]
 
 
@@ -241,14 +246,15 @@ def _lookup_service(view: View, question: Question) -> Outcome:
         return NXDOMAIN
     if service.kind is Kind.CLUSTER_IP:
         return _lookup_cluster_ip(view, question, service, protocol_and_port)
-    return _lookup_candidates(view, question, service, service.candidates(), protocol_and_port)
+    endpoints = service.endpoints(protocol_and_port)
+    return _lookup_endpoints(view, question, service, endpoints) if endpoints.pairs else NXDOMAIN
 
 
 def _lookup_external(view: View, question: Question, service: ServiceModel, left: list[bytes]) -> Outcome:
     # Names below one don't exist: search lists would otherwise lead `www.google.com` to a service called `com`.
     if left or not service.external:
         return NXDOMAIN
-    if question.rtype in (Type.A, Type.AAAA, Type.CNAME) or (view.rfc_cname and question.rtype != Type.SOA):
+    if question.rtype in (Type.A, Type.AAAA, Type.CNAME):
         return Alias(service.external)
     return NODATA
 
@@ -273,50 +279,49 @@ def _lookup_cluster_ip(view: View, question: Question, service: ServiceModel, wa
 
 
 def _lookup_endpoint(view: View, question: Question, service: ServiceModel, label: bytes) -> Outcome:
-    candidates = service.at_label(label)
-    if candidates:
-        return _lookup_candidates(view, question, service, candidates, ())
+    endpoints = service.at_label(label)
+    if endpoints.pairs:
+        return _lookup_endpoints(view, question, service, endpoints)
     # RFC 8020: `_tcp.web` exists when `_http._tcp.web` does.
     if label[:1] == b"_" and any(port.name and port.protocol == label[1:] for port in _ports_of(service)):
         return NODATA
     return NXDOMAIN
 
 
-def _lookup_candidates(
-    view: View,
-    question: Question,
-    service: ServiceModel,
-    candidates: list[tuple[Ready, Port]],
-    wanted: _PortFilter,
-) -> Outcome:
+def _lookup_endpoints(view: View, question: Question, service: ServiceModel, endpoints: EndpointSet) -> Outcome:
     """Records of endpoints: of a headless service, or of one label of any service."""
-    if wanted:
-        candidates = [pair for pair in candidates if _matches(pair[1], wanted)]
-        if not candidates:
-            return NXDOMAIN
     rtype = question.rtype
     if rtype in _FAMILY:
-        size = _FAMILY[rtype]
-        packed = dict.fromkeys(ready.address for ready, _ in candidates if len(ready.address) == size)
-        return _addresses(question.owner, view.ttl, list(packed))
+        return _addresses(question.owner, view.ttl, _some(endpoints.addresses[_FAMILY[rtype]], question.room, 16))
     if rtype != Type.SRV:
         return NODATA
-    weight = _weight(len(candidates))
+    if not endpoints.targets:
+        return NODATA
+    weight = _weight(endpoints.pairs)
     ttl, owner = view.ttl, question.owner
     suffix = _service_name(service, question.zone)
-    targets = dict.fromkeys((ready.label, port.number) for ready, port in candidates if port.number != NO_PORT)
-    if not targets:
-        return NODATA
+    targets = _some(endpoints.targets, question.room, 18 + len(suffix))
+    if len(suffix) >= names.LONGEST_NAME - names.LONGEST_LABEL:
+        # A name that no message can hold is no name (RFC 1035 §2.3.4); only very long zones come to this.
+        targets = [target for target in targets if 1 + len(target[0]) + len(suffix) <= names.LONGEST_NAME]
     owners = {label: _below(label, suffix) for label, _ in targets}
-    glue = dict.fromkeys((ready.label, ready.address) for ready, _ in candidates if ready.label in owners)
     return Found(
         [srv(owner, ttl, weight, number, owners[label]) for label, number in targets],
         # Grouped by owner and family, so that a reply that is cut keeps whole RRsets.
-        [
-            address(owners[label], ttl, packed)
-            for label, packed in sorted(glue, key=lambda pair: (pair[0], len(pair[1])))
-        ],
+        [address(owners[label], ttl, packed) for label in sorted(owners) for packed in endpoints.glue[label]],
     )
+
+
+def _some(all: Sequence[V], room: int, least: int) -> Sequence[V]:
+    """All, or, where the room is too small at `least` bytes each, as many as overflow it, from a place by chance.
+
+    Otherwise each question for a service of thousands would cost milliseconds to send the same few.
+    """
+    most = room // least + 1
+    if len(all) <= most:
+        return all
+    start = randrange(len(all))
+    return [*all[start : start + most], *all[: max(0, start + most - len(all))]]
 
 
 _PortFilter = tuple[bytes, ...]
@@ -411,7 +416,8 @@ def _lookup_reverse(view: View, question: Question) -> Outcome:
         return NXDOMAIN
     if question.rtype != Type.PTR:
         return NODATA
-    return Found([Record(question.owner, Type.PTR, view.ttl, target) for target in targets])
+    some = _some(targets, question.room, 12)
+    return Found([Record(question.owner, Type.PTR, view.ttl, target) for target in some])
 
 
 def pointers(view: View, packed: bytes, tags: set[Tag]) -> list[bytes]:
@@ -427,7 +433,7 @@ def pointers(view: View, packed: bytes, tags: set[Tag]) -> list[bytes]:
         (not ready.named, service.kind is not Kind.HEADLESS, _endpoint_name(service, ready.label, view.primary))
         for service, ready in view.cluster.endpoints_at(packed)
     ]
-    return list(dict.fromkeys(name for _, _, name in sorted(found)))
+    return [name for name in dict.fromkeys(name for _, _, name in sorted(found)) if len(name) <= names.LONGEST_NAME]
 
 
 # The whole zone
@@ -442,7 +448,7 @@ def zone_records(view: View, zone: bytes) -> Iterator[Record]:
     for labels, types in _zone_names(view):
         owner = names.from_labels(labels)[:-1] + zone if labels else zone
         for rtype in types:
-            outcome = lookup(view, Question(owner, labels, zone, rtype, set()), reverse=False)
+            outcome = lookup(view, Question(owner, labels, zone, rtype, set(), sys.maxsize), reverse=False)
             records: list[Record] = []
             if isinstance(outcome, Found):
                 records = outcome.answer + (outcome.additional if not labels else [])

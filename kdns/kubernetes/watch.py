@@ -283,6 +283,11 @@ class Watch:
         self._tell([Put(object)], False)
         self._be_synced()
 
+    def _be_untroubled(self, how: str) -> None:
+        if self.trouble:
+            log.info("%s: %s", self.label, how)
+            self.trouble = ""
+
     def _be_synced(self) -> None:
         if not self.synced:
             self.synced = True
@@ -302,6 +307,8 @@ class Watch:
                     self.resource.path(self.scope.namespace), self._watch_parameters(listing)
                 ) as chunks:
                     self.connected = True
+                    if not listing:
+                        self._be_untroubled("watched again")
                     async for chunk in chunks:
                         self._hear(silent=silence if listing else None)
                         listing = await self._take(lines.take(chunk), seen if listing else None) and listing
@@ -414,9 +421,7 @@ class Watch:
             await asyncio.sleep(0)
         self._stale_before, self._too_large = "", 0
         self._resume = self.floor = version
-        if self.trouble:
-            log.info("%s: the list was read", self.label)
-            self.trouble = ""
+        self._be_untroubled("the list was read")
         self._be_synced()
 
     async def _look_again(self, version: Version) -> None:

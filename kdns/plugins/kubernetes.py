@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -22,7 +21,7 @@ import msgspec
 from kdns import metrics
 from kdns.chain import Answer, Block, Next, Plugin, Request, failure
 from kdns.corefile import Token
-from kdns.errors import KdnsError, draw
+from kdns.errors import ConfigError, KdnsError, Problem, draw
 from kdns.kubernetes import inventory
 from kdns.kubernetes.cluster import Cluster, Kind
 from kdns.kubernetes.controller import InventoryOptions
@@ -30,6 +29,7 @@ from kdns.kubernetes.objects import EndpointSlice, Event, Put
 from kdns.kubernetes.schema import Alias, Found, NoData, NxDomain, Question, View, authority, lookup
 from kdns.kubernetes.visible import Visible
 from kdns.options import (
+    Fault,
     Options,
     RefusalError,
     Selector,
@@ -46,18 +46,21 @@ from kdns.options import (
     without_effect,
     word,
     words,
+    wrong_ranges,
     zone_arguments,
     zones,
 )
 from kdns.wire import names
-from kdns.wire.records import Rcode, Record, Type
+from kdns.wire.records import Rcode, Record, Type, rcode_to_text
+from kdns.wire.reply import limit_bytes
 
 if TYPE_CHECKING:
     from kdns.kubernetes.live import Live
 
 log = logging.getLogger("kdns.plugin.kubernetes")
 
-# RFC 8914 §4.15 and §4.4
+# RFC 8914 §4.1, §4.15 and §4.4
+OTHER = 0
 NOT_READY = (14, "not synced with the cluster yet")
 STALE = (3, "the last known state of the cluster")
 # What CoreDNS calls them in its metric. Only slices that were computed from a selector say when their change began.
@@ -67,6 +70,7 @@ STALE_TTL = 5
 # A chain of aliases ends here: enough for any that somebody meant, and a bound on what one question costs.
 LONGEST_CHAIN = 8
 
+_NO_FORWARD_ZONE = "a zone that is no reverse zone is needed: names point into it"
 _FEW = "kdns asks the API a few long questions and no more"
 
 
@@ -141,21 +145,18 @@ class KubernetesOptions(
     apiserver_burst: Annotated[str, word("NUMBER"), without_effect(_FEW), "queries at once to the API"] = ""
     apiserver_max_inflight: Annotated[str, word("NUMBER"), without_effect(_FEW), "queries in flight to the API"] = ""
 
-    def faults(self) -> Iterable[tuple[str, str]]:
+    def faults(self) -> Iterable[Fault]:
         """Zones and address ranges that can't be."""
         if self.zones and all(_zone(text).reverse for text in self.zones):
-            yield "", "a zone that is no reverse zone is needed: names point into it"
-        for text in self.service_cidr:
-            try:
-                ipaddress.ip_network(text)
-            except ValueError:
-                yield "service_cidr", f"`{text}` is no range of addresses such as 10.96.0.0/12"
+            yield Fault("", _NO_FORWARD_ZONE)
+        for text, sentence, hint in wrong_ranges(self.service_cidr):
+            yield Fault("service_cidr", sentence, text, hint)
         if self.inventory:
             for name in ("kubeconfig", "endpoint", "snapshot"):
                 if getattr(self, name) != getattr(KubernetesOptions(), name):
-                    yield name, "the API is not asked where there is an `inventory`"
+                    yield Fault(name, "the API is not asked where there is an `inventory`")
         if self.kubeconfig and self.endpoint:
-            yield "endpoint", "the API server is the one of `kubeconfig`"
+            yield Fault("endpoint", "the API server is the one of `kubeconfig`")
 
 
 class _Zone(msgspec.Struct, frozen=True):
@@ -175,6 +176,8 @@ class Kubernetes(Plugin):
         self._process = block.process
         texts = options.zones or [names.to_text(zone) for zone in block.zones]
         zones = [_zone(text) for text in dict.fromkeys(texts)]
+        if all(zone.reverse for zone in zones):
+            raise ConfigError([Problem(_NO_FORWARD_ZONE, hint="it may stand behind `kubernetes`")])
         self._zones = sorted(zones, key=lambda zone: -len(zone.labels))
         self._fallthrough = [_zone(text).labels for text in options.fallthrough or ()]
         self.cluster = Cluster(self._process.clock, options.endpoint_pod_names)
@@ -233,6 +236,15 @@ class Kubernetes(Plugin):
         return self._options.inventory
 
     @property
+    def server(self) -> str:
+        """The API server that it answers from, as the configuration names it; empty with an inventory."""
+        if self.live is None:
+            return ""
+        if self._options.kubeconfig:
+            return " ".join(("kubeconfig", *self._options.kubeconfig))
+        return self._options.endpoint or "the API server of this cluster"
+
+    @property
     def inventory_options(self) -> InventoryOptions:
         """How the inventory is completed."""
         chosen: Literal["allocate", "endpoints"] = (
@@ -264,7 +276,8 @@ class Kubernetes(Plugin):
     async def _answer(self, request: Request, next: Next, zone: _Zone, spelled: bytes) -> Answer:
         query = request.query
         labels = query.labels[: len(query.labels) - len(zone.labels)]
-        question = Question(query.qname, labels, spelled, query.rtype, request.tags)
+        room = limit_bytes(query, request.transport)
+        question = Question(query.qname, labels, spelled, query.rtype, request.tags, room)
         outcome = lookup(self.view, question, zone.reverse)
         if type(outcome) is Found:
             return Answer(answer=outcome.answer, additional=outcome.additional, plugin=self.name)
@@ -307,7 +320,8 @@ class Kubernetes(Plugin):
             if inside is None:
                 return await self._ask_outside(request, chain, target)
             count = len(labels) - len(inside.labels)
-            question = Question(target, labels[:count], target[-len(inside.name) :], rtype, request.tags)
+            room = limit_bytes(query, request.transport)
+            question = Question(target, labels[:count], target[-len(inside.name) :], rtype, request.tags, room)
             outcome = lookup(self.view, question, inside.reverse)
             match outcome:
                 case Found(answer=answer):
@@ -325,7 +339,11 @@ class Kubernetes(Plugin):
             # Nobody here resolves the target: the alias alone is all that we know, and it is right.
             return Answer(answer=chain, plugin=self.name)
         if answer.rcode not in (Rcode.NOERROR, Rcode.NXDOMAIN):
-            return failure(answer.cause, self.name, answer.error)
+            code = rcode_to_text(answer.rcode)
+            # RFC 8914 §4.1; the text goes to strangers, so whose code it is only the log says.
+            error = answer.error or (OTHER, f"the alias leads to a name that is answered with {code}")
+            cause = answer.cause or f"{names.to_text(target)}, where the alias leads: {code} of `{answer.plugin}`"
+            return failure(cause, self.name, error)
         return Answer(answer=[*chain, *answer.answer], flags=0x0400 | answer.flags & 0x0200, plugin=self.name)
 
     # The source
@@ -393,7 +411,8 @@ class Kubernetes(Plugin):
         if first and not report.loaded:
             # The start is refused, and whoever started us is told there.
             return
-        for problem in report.problems:
+        # The warnings of the start are told with the others of the configuration.
+        for problem in () if first else report.problems:
             for line in draw(problem).splitlines():
                 log.log(logging.WARNING if problem.warning else logging.ERROR, "%s", line.removeprefix("warning: "))
         if not report.loaded:

@@ -103,13 +103,20 @@ def encode(
     return b"".join(parts)
 
 
-def encode_rejected(rejected: Rejected) -> bytes:
-    """The error reply to a packet that is no proper query: never longer than the packet, but for OPT and TSIG."""
+def encode_rejected(rejected: Rejected, transport: str = "udp") -> bytes:
+    """The error reply to a packet that is no proper query: never longer than the packet, but for OPT and TSIG.
+
+    A TSIG for which there is no room is left out, and TC says so (RFC 8945 §5.3.2).
+    """
+    limit = TCP_PAYLOAD if transport != "udp" else UDP_PAYLOAD if rejected.edns else 512
     flags = QR | (rejected.flags & (0x7800 | RD)) | (rejected.rcode & 0xF)
     opt = _OPT.pack(0, Type.OPT, UDP_PAYLOAD, rejected.rcode >> 4, 0, 0, 0) if rejected.edns else b""
-    additional = bool(opt) + bool(rejected.tsig)
-    header = _HEADER.pack(rejected.id, flags, 1 if rejected.question else 0, 0, 0, additional)
-    return header + rejected.question + opt + rejected.tsig
+    tsig = rejected.tsig
+    if tsig and 12 + len(rejected.question) + len(opt) + len(tsig) > limit:
+        tsig = b""
+        flags |= TC
+    header = _HEADER.pack(rejected.id, flags, 1 if rejected.question else 0, 0, 0, bool(opt) + bool(tsig))
+    return header + rejected.question + opt + tsig
 
 
 def encode_error(query: Query, rcode: int, error: tuple[int, str] | None = None, limit: int = 512) -> bytes:
