@@ -311,6 +311,26 @@ def test_cancel_before_the_task_has_begun_leaves_nothing(run: Any) -> None:
 
 
 @on_both_loops
+def test_cancel_in_the_turn_in_which_the_task_ended_tells_nobody(run: Any) -> None:
+    async def handle(request: Request, next: Next) -> Answer:
+        return Answer(rcode=await request.wait(two()))
+
+    async def main() -> None:
+        told: list[object] = []
+        waiter = begin(handle, done=told.append)
+        assert isinstance(waiter, Waiter)
+        task = waiter._task
+        assert task is not None
+        # What the loop does for a task that has ended: it has the call in hand when the waiter is cancelled.
+        waiter.cancel()
+        waiter._step(task)
+        await asyncio.sleep(0.01)
+        assert told == []
+
+    run(main())
+
+
+@on_both_loops
 def test_cancel_is_done_once_and_does_nothing_after_the_answer(run: Any) -> None:
     async def handle(request: Request, next: Next) -> Answer:
         return Answer(rcode=await request.wait(two()))

@@ -304,6 +304,8 @@ def _lookup_endpoints(view: View, question: Question, service: ServiceModel, end
     if len(suffix) >= names.LONGEST_NAME - names.LONGEST_LABEL:
         # A name that no message can hold is no name (RFC 1035 §2.3.4); only very long zones come to this.
         targets = [target for target in targets if 1 + len(target[0]) + len(suffix) <= names.LONGEST_NAME]
+        if not targets:
+            return NODATA
     owners = {label: _below(label, suffix) for label, _ in targets}
     return Found(
         [srv(owner, ttl, weight, number, owners[label]) for label, number in targets],

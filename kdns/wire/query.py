@@ -198,7 +198,7 @@ def _reject_tsig(packet: bytes, start: int, data: int, after: int, query: Query,
     if not last:
         return rejected
     try:
-        key, _ = read_name(packet, start)
+        key, after_key = read_name(packet, start)
         algorithm, position = read_name(packet, data)
         original = position + 10 + _TAIL.unpack_from(packet, position + 8)[0]
         other_size = _TAIL.unpack_from(packet, original + 2)[1]
@@ -207,6 +207,11 @@ def _reject_tsig(packet: bytes, start: int, data: int, after: int, query: Query,
     # A compressed algorithm would come back longer than it came (RFC 3597 §4 forbids it anyway).
     if original + 6 + other_size != after or position - data != len(algorithm):
         return _reject(query, Rcode.FORMERR)
+    if after_key - start < len(key):
+        # Spelled out the reply would outgrow the query; a pointer to the question holds in the reply as well.
+        if _TAIL.unpack_from(packet, after_key - 4)[1] & 0x3FFF >= 12 + len(query.question_bytes):
+            return _reject(query, Rcode.FORMERR)
+        key = packet[start:after_key]
     signed_and_fudge = packet[position : position + 8]
     rdata = algorithm + signed_and_fudge + b"\x00\x00" + packet[original : original + 2] + b"\x00\x11\x00\x00"
     rejected.tsig = key + _RECORD.pack(Type.TSIG, 255, 0, len(rdata)) + rdata

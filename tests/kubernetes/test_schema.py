@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,19 +22,21 @@ from kdns.kubernetes.objects import (
     Synced,
 )
 from kdns.kubernetes.schema import (
+    NODATA,
     NXDOMAIN,
     Found,
     Question,
     View,
     authority,
     lookup,
+    pointers,
     reverse_address,
     reverse_name,
     reverse_records,
     zone_records,
 )
 from kdns.wire import names
-from kdns.wire.records import Type, to_text
+from kdns.wire.records import Record, Type, to_text
 
 ZONE = names.from_text("cluster.local")
 NOON = 1_700_000_000
@@ -127,3 +131,43 @@ def test_a_reverse_zone_has_the_addresses_below_it_only() -> None:
     records = [to_text(record) for record in reverse_records(headless(300), names.from_text("1.10.in-addr.arpa"))]
     assert [record.split()[3] for record in records] == ["SOA", "NS", *["PTR"] * 44]
     assert all(record.split()[0].endswith("1.10.in-addr.arpa.") for record in records)
+
+
+# Services of thousands
+
+
+def records(shown: View, rtype: int, room: int) -> list[Record]:
+    labels = [b"hl", b"ns1", b"svc"]
+    outcome = lookup(shown, Question(names.from_labels(labels)[:-1] + ZONE, labels, ZONE, rtype, set(), room), False)
+    assert isinstance(outcome, Found)
+    return outcome.answer + outcome.additional
+
+
+@pytest.mark.parametrize("rtype", [Type.A, Type.SRV])
+def test_of_thousands_of_endpoints_no_more_are_told_than_overflow_the_reply(rtype: int) -> None:
+    shown = headless(3000)
+    some = [(record.owner, record.data) for record in records(shown, rtype, 1232)]
+    # The least that each takes in a reply: the question's name as a pointer, type, class, TTL and length, the data.
+    assert sum(12 + len(data) for _, data in some) > 1232
+    assert len(some) < 100
+    assert len(set(some)) == len(some)
+
+
+def test_each_of_thousands_of_endpoints_has_its_turn() -> None:
+    shown = headless(300)
+    seen: Counter[bytes] = Counter()
+    for _ in range(600):
+        seen.update(record.data for record in records(shown, Type.A, 512))
+    assert len(seen) == 300
+    # Each is in 33 of 300 windows: 66 times expected, and 20 is more than five standard deviations below.
+    assert min(seen.values()) > 20
+
+
+def test_a_target_that_no_message_can_hold_is_left_out() -> None:
+    zone = names.from_text(".".join(["z" * 60] * 4))
+    shown = headless(1)
+    labels = [b"hl", b"ns1", b"svc"]
+    question = Question(names.from_labels(labels)[:-1] + zone, labels, zone, Type.SRV, set())
+    assert lookup(shown, question, False) is NODATA
+    shown.primary = zone
+    assert pointers(shown, pack_address("10.0.0.1") or b"", set()) == []

@@ -109,6 +109,13 @@ def test_a_key_that_nobody_knows_is_bad_and_its_mac_is_not_repeated() -> None:
     assert rejected.tsig == tsig(ALGORITHM + SIGNED + b"\0\0" + b"\0\7\0\x11\0\0")
 
 
+def test_a_compressed_key_stays_a_pointer_so_that_the_reply_is_no_longer_than_the_query() -> None:
+    rejected = parse(packet(rest=tsig(GOOD_TSIG, b"\xc0\x0c"), more=1))
+    assert isinstance(rejected, Rejected)
+    assert rejected.rcode == Rcode.NOTAUTH
+    assert rejected.tsig == tsig(ALGORITHM + SIGNED + b"\0\0" + b"\0\7\0\x11\0\0", b"\xc0\x0c")
+
+
 BAD_TSIGS = [
     ("no data", b""),
     ("cut in the MAC", GOOD_TSIG[:-8]),

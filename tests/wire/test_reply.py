@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from kdns.wire import message, names
 from kdns.wire.names import from_text
-from kdns.wire.query import RD, Query
+from kdns.wire.query import RD, Query, Rejected
 from kdns.wire.records import Rcode, Record, Type, address, soa, srv, txt
-from kdns.wire.reply import TCP_PAYLOAD, UDP_PAYLOAD, encode, encode_error, limit_bytes
+from kdns.wire.reply import TCP_PAYLOAD, UDP_PAYLOAD, encode, encode_error, encode_rejected, limit_bytes
 
 AA, TC = 0x0400, 0x0200
 NAME = from_text("Web.Shop.svc.Cluster.local.")
@@ -320,3 +320,22 @@ def test_what_is_written_is_read(
         ]
         for section in by_dnspython.sections[1:]
     ] == [answer, authority, additional]
+
+
+@pytest.mark.parametrize(
+    ("edns", "transport", "limit"),
+    [(False, "udp", 512), (True, "udp", 1232), (False, "tcp", TCP_PAYLOAD)],
+)
+def test_a_tsig_that_does_not_fit_is_left_out_and_tc_says_so(edns: bool, transport: str, limit: int) -> None:
+    question = query(names.from_text("a.example")).question_bytes
+    room = limit - 12 - len(question) - (11 if edns else 0)
+    replies = []
+    for size in (room, room + 1):
+        rejected = Rejected(7, 0, Rcode.NOTAUTH, question, edns)
+        rejected.tsig = bytes(size)
+        replies.append(encode_rejected(rejected, transport))
+    whole, cut = replies
+    assert len(whole) == limit
+    assert not whole[2] & 0x02
+    assert len(cut) == limit - room
+    assert cut[2] & 0x02
