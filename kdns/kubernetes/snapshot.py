@@ -74,7 +74,8 @@ async def write(cluster: Cluster, path: str) -> None:
             await asyncio.to_thread(os.fsync, file.fileno())
         await asyncio.to_thread(new.replace, path)
     except OSError as error:
-        await asyncio.to_thread(new.unlink, missing_ok=True)
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(new.unlink)
         raise SnapshotError(f"{path}: {os.strerror(error.errno or 0)}") from error
 
 
@@ -95,7 +96,8 @@ def manifests(cluster: Cluster) -> Iterator[dict[str, Any]]:
         yield {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace.decode()}}
     for services in list(cluster.services.values()):
         for service in list(services.values()):
-            if service.kind is not Kind.ABSENT:
+            # An alias of an address has no record, and an inventory would refuse one of nothing.
+            if service.kind is not Kind.ABSENT and (service.kind is not Kind.EXTERNAL_NAME or service.external):
                 yield _service(service)
             for part in list(service.slices.values()):
                 yield from _slices(part)
