@@ -11,6 +11,9 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+# More than that nobody reads at once.
+MOST_DRAWN = 100
+
 
 class KdnsError(Exception):
     """The parent of every error that kdns raises on purpose."""
@@ -21,13 +24,17 @@ class PeerError(KdnsError):
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where in a file a user's mistake stands; lines and columns count from 1, length in characters."""
+    """Where in a file a user's mistake stands; lines and columns count from 1, length in characters.
+
+    `text` is the line, or of a long one the part around the column, `cut` characters from its beginning.
+    """
 
     file: str
     line: int = 0
     column: int = 0
     length: int = 1
     text: str = ""
+    cut: int = 0
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -69,7 +76,7 @@ def draw(problem: Problem, colour: bool = False) -> str:
         lines.append(f"    {number} | {shown}")
         if place.column:
             carets = _paint("^" * max(1, place.length), paint, colour)
-            lines.append(f"    {' ' * len(number)} | {' ' * (place.column - 1)}{carets}")
+            lines.append(f"    {' ' * len(number)} | {' ' * (place.column - place.cut - 1)}{carets}")
     if problem.expected:
         lines.append(f"  expected {problem.expected}")
     if problem.hint:
@@ -77,10 +84,19 @@ def draw(problem: Problem, colour: bool = False) -> str:
     return "\n".join(lines)
 
 
+def draw_all(problems: Sequence[Problem], colour: bool = False) -> str:
+    """The problems drawn one below the other, `MOST_DRAWN` at most; how many more there are stands at the end."""
+    drawn = [draw(problem, colour) for problem in problems[:MOST_DRAWN]]
+    if len(problems) > MOST_DRAWN:
+        drawn.append(f"and {len(problems) - MOST_DRAWN} more")
+    return "\n\n".join(drawn)
+
+
 def nearest(word: str, known: Sequence[str]) -> str:
-    """The known word that `word` was probably meant to be, or an empty string."""
-    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return matches[0] if matches else ""
+    """The known word that `word` was probably meant to be, in whatever case, or an empty string."""
+    folded = {each.lower(): each for each in known}
+    matches = difflib.get_close_matches(word.lower(), folded, n=1, cutoff=0.6)
+    return folded[matches[0]] if matches else ""
 
 
 def _paint(text: str, code: str, colour: bool) -> str:

@@ -48,6 +48,12 @@ ENDPOINTS_PER_SLICE = 100
 WITH_CLUSTER_IP = ("ClusterIP", "NodePort", "LoadBalancer")
 # By this label an Endpoints object asks the mirroring controller to leave it alone.
 SKIP_MIRROR_LABEL = "endpointslice.kubernetes.io/skip-mirror"
+# What the endpointslice controller never copies from a Service (`isReservedLabelKey`).
+RESERVED_LABELS = (
+    SERVICE_NAME_LABEL,
+    "endpointslice.kubernetes.io/managed-by",
+    "service.kubernetes.io/headless",
+)
 
 
 class InventoryOptions(msgspec.Struct, frozen=True):
@@ -114,6 +120,7 @@ class _Controller:
         self.warnings: list[Problem] = []
         self.workloads = workloads
         self.told_pods: set[Key] = set()
+        self.unserved: dict[str, list[Key]] = defaultdict(list)
 
     def run(self, manifests: Iterable[Manifest]) -> Completed:
         """Gives each manifest its namespace, each service its families, addresses and slices."""
@@ -126,6 +133,7 @@ class _Controller:
         pods = {k: m for k, m in by_kind[Pod].items() if isinstance(m, Pod)}
         mirrored = {k: m for k, m in by_kind[Endpoints].items() if isinstance(m, Endpoints)}
 
+        self.tell_shared_addresses(services)
         services = self.with_families(services)
         if self.options.cluster_ips == "endpoints":
             services = {key: headless(service) for key, service in services.items()}
@@ -194,7 +202,26 @@ class _Controller:
         for key in sorted(services):
             service = services[key]
             given[key] = service if service.spec.type == "ExternalName" else self.with_cluster_ip(key, service, pools)
+        for family, keys in self.unserved.items():
+            self.tell_full_range(pools[family], keys)
         return {key: given[key] for key in services}
+
+    def tell_shared_addresses(self, services: Mapping[Key, Service]) -> None:
+        owners: dict[ipaddress.IPv4Address | ipaddress.IPv6Address, Key] = {}
+        for key, service in services.items():
+            for position, address in enumerate(service.addresses):
+                if address == "None" or (owner := owners.setdefault(ipaddress.ip_address(address), key)) == key:
+                    continue
+                path: Path = ("spec", "clusterIPs", position) if service.spec.cluster_ips else ("spec", "clusterIP")
+                self.problems.append(
+                    Problem(
+                        f"the ClusterIP `{address}` is taken",
+                        place=self.locate(key, path),
+                        subject=subject(key, f"spec.{path[1]}"),
+                        expected="an address of its own",
+                        hint=f"{subject(owner)} has this one; without `clusterIP` the service gets one",
+                    )
+                )
 
     def with_cluster_ip(self, key: Key, service: Service, pools: Mapping[str, _Pool]) -> Service:
         if is_headless(service):
@@ -208,7 +235,7 @@ class _Controller:
             elif (address := pool.give(f"{key[1]}/{key[2]}")) is not None:
                 written[family] = address
             else:
-                self.tell_full_range(key, pool)
+                self.unserved[family].append(key)
         # The first family's address leads: it is the `clusterIP` of clients that know one only.
         order = [*(service.spec.ip_families or ()), *written]
         addresses = [written[family] for family in dict.fromkeys(order) if family in written]
@@ -229,12 +256,13 @@ class _Controller:
             )
         )
 
-    def tell_full_range(self, key: Key, pool: _Pool) -> None:
+    def tell_full_range(self, pool: _Pool, keys: Sequence[Key]) -> None:
+        services = f" for {len(keys)} services, the first of them this" if len(keys) > 1 else ""
         self.problems.append(
             Problem(
-                f"the service range {pool.network} has no free ClusterIP left",
-                place=self.locate(key, ("spec", "clusterIP")),
-                subject=subject(key, "spec.clusterIP"),
+                f"the service range {pool.network} has no free ClusterIP left{services}",
+                place=self.locate(keys[0], ("spec", "clusterIP")),
+                subject=subject(keys[0], "spec.clusterIP"),
                 expected=f"at most {pool.size - 1} services without an address of their own",
                 hint="give `service_cidr` a larger range, or write `clusterIP` into the service",
             )
@@ -278,7 +306,7 @@ class _Controller:
                     groups[ports_for_pod(service, pod)].append(endpoint_of_pod(service, pod, address))
                     count += 1
             for ports, endpoints in sorted(groups.items()):
-                yield from cut(key, family, ports, endpoints)
+                yield from cut(key, family, ports, endpoints, service.metadata.labels)
         if reachable and not count:
             self.warn_of_other_family(key, service, len(reachable))
 
@@ -496,7 +524,7 @@ def slices_of_endpoints(endpoints: Endpoints) -> Iterator[EndpointSlice]:
                 groups[(family_of(address.ip), ports)].append(mirrored_endpoint(address, ready))
     key: Key = ("Service", endpoints.metadata.namespace, endpoints.metadata.name)
     for (family, ports), found in sorted(groups.items(), key=lambda group: group[0]):
-        yield from cut(key, family, ports, found)
+        yield from cut(key, family, ports, found, endpoints.metadata.labels)
 
 
 def mirrored_endpoint(address: EndpointAddress, ready: bool) -> Endpoint:
@@ -510,14 +538,22 @@ def mirrored_endpoint(address: EndpointAddress, ready: bool) -> Endpoint:
 
 
 def cut(
-    service: Key, family: str, ports: tuple[tuple[str, str, int], ...], endpoints: list[Endpoint]
+    service: Key,
+    family: str,
+    ports: tuple[tuple[str, str, int], ...],
+    endpoints: list[Endpoint],
+    labels: dict[str, str] | None,
 ) -> Iterator[EndpointSlice]:
-    """Endpoints with the same ports in slices of bounded size, named by what is in them."""
+    """Endpoints with the same ports in slices of bounded size, named by what is in them.
+
+    `labels` are those of what the slices were made from: both controllers copy all but those that are theirs.
+    """
+    copied = {label: value for label, value in (labels or {}).items() if label not in RESERVED_LABELS}
     digest = hashlib.sha256(repr((family, ports)).encode()).hexdigest()[:8]
     for number, start in enumerate(range(0, len(endpoints), ENDPOINTS_PER_SLICE)):
         name = f"{service[2]}-{family.lower()}-{digest}" + (f"-{number}" if number else "")
         yield EndpointSlice(
-            metadata=Metadata(name=name, namespace=service[1], labels={SERVICE_NAME_LABEL: service[2]}),
+            metadata=Metadata(name=name, namespace=service[1], labels={**copied, SERVICE_NAME_LABEL: service[2]}),
             address_type=family,
             endpoints=endpoints[start : start + ENDPOINTS_PER_SLICE],
             ports=[EndpointPort(name=port, protocol=protocol, port=number) for port, protocol, number in ports],

@@ -7,9 +7,12 @@ its own, which sends only what changed, in batches small enough to apply between
 from __future__ import annotations
 
 import asyncio
+import gc
 import glob
 import ipaddress
 import itertools
+import logging
+import math
 import os
 import signal
 import stat
@@ -25,22 +28,28 @@ import msgspec
 
 from kdns.errors import ConfigError, KdnsError, Place, Problem, nearest
 from kdns.kubernetes import yamltext
-from kdns.kubernetes.controller import InventoryOptions, Key, Manifest, Workload, complete, key_of, subject
+from kdns.kubernetes.controller import Completed, InventoryOptions, Key, Manifest, Workload, complete, key_of, subject
 from kdns.kubernetes.controller import Path as FieldPath
-from kdns.kubernetes.manifests import Reader, in_file, moved
+from kdns.kubernetes.manifests import Located, Part, Reader, in_file, moved
 from kdns.kubernetes.objects import Delete, Event, Object, Put, Synced
+
+log = logging.getLogger("kdns.plugin.kubernetes")
 
 __all__ = ["Batch", "Change", "Inventory", "InventoryOptions", "Report", "load", "watch"]
 
+# As for an API server (`ServiceIPRange`).
+SMALLEST_RANGE = 8
 SUFFIXES = (".yaml", ".yml", ".json")
 # Namespaces before what is in them, services before their slices.
 ORDER = {"Namespace": 0, "Service": 1, "EndpointSlice": 2, "Pod": 3}
 
-# A batch of 64 kB is decoded and applied in less than 5 ms.
-BATCH_BYTES = 64 * 1024
-BATCH_EVENTS = 200
+# A batch is decoded and applied in about 1 ms (bench/reload.py); one large object may be a batch of its own.
+BATCH_BYTES = 16 * 1024
+BATCH_EVENTS = 40
 # A report is one message as well; more problems than that nobody reads at once.
 REPORTED_PROBLEMS = 100
+# As long as an inventory is broken, the log says so again.
+REMINDER_SECONDS = 60.0
 # A larger text is not searched for the place of a warning: it would cost seconds each time.
 SEARCHED_BYTES = 8 * 1024 * 1024
 
@@ -73,12 +82,22 @@ class Batch(msgspec.Struct, tag=True, frozen=True):
 
 
 class Report(msgspec.Struct, tag=True, frozen=True):
-    """How a load went: `problems` are warnings when it was `loaded`, mistakes when the last good state stays."""
+    """How a load went: not `loaded`, it left the last good state in place, and `verdict` says why in a sentence.
+
+    `passed_over` counts the objects of other kinds.
+    """
 
     problems: list[Problem]
     loaded: bool
     counts: dict[str, int] = {}
     passed_over: dict[str, int] = {}
+    verdict: str = "the inventory has mistakes; the last good one is still served"
+
+
+class Reminder(msgspec.Struct, tag=True, frozen=True):
+    """What was reported some time ago and still holds, in a sentence for the log."""
+
+    text: str
 
 
 Change = Batch | Report
@@ -110,7 +129,8 @@ async def watch(paths: Sequence[str], options: InventoryOptions | None = None) -
         synced, failures = True, 0 if follower.synced else failures + 1
         pause = RESTART_SECONDS[min(failures, len(RESTART_SECONDS) - 1)]
         hint = f"it starts again in {pause:g} s; until then changes to the files are not seen"
-        yield Report([Problem(f"the process that reads the inventory {_ended(status)}", hint=hint)], loaded=False)
+        ended = Problem(f"the process that reads the inventory {_ended(status)}", hint=hint)
+        yield Report([ended], loaded=False, verdict="what it had read is still served")
         await asyncio.sleep(pause)
 
 
@@ -129,15 +149,18 @@ class _Follower:
         while True:
             try:
                 size = int.from_bytes(await child.stdout.readexactly(4), "big")
-                change = _CHANGE.decode(await child.stdout.readexactly(size))
+                change = _FRAME.decode(await child.stdout.readexactly(size))
             except asyncio.IncompleteReadError:
                 return
-            if isinstance(change, Report):
+            if isinstance(change, Reminder):
+                log.error("%s", change.text)
+            elif isinstance(change, Report):
                 self.refused = [] if change.loaded else change.problems
                 yield change
             else:
                 for batch in self.noted(change):
                     yield batch
+                    _settle()
             # Frames that wait in the buffer are read without a pause; queries are to have theirs.
             await asyncio.sleep(0)
 
@@ -172,7 +195,17 @@ class _Follower:
                 self.known.discard((event.kind, event.namespace, event.name))
 
 
-_CHANGE: msgspec.msgpack.Decoder[Change] = msgspec.msgpack.Decoder(Change)
+def _settle() -> None:
+    """Takes what a batch left behind out of the garbage collector's sight.
+
+    A full collection over 10,000 services stops the process for 90 ms. What is frozen is still freed once nothing
+    refers to it; and as little is left to look at, the collection that frees the rest costs less than 1 ms.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+_FRAME: msgspec.msgpack.Decoder[Change | Reminder] = msgspec.msgpack.Decoder(Change | Reminder)
 
 
 async def _start(paths: Sequence[str], options: InventoryOptions, may_fail: bool) -> asyncio.subprocess.Process:
@@ -239,52 +272,77 @@ class _Loader:
         self.reader = Reader()
         self.sources: dict[Key, _Source] = {}
         self.marked: tuple[yamltext.Piece, yamltext.Marks] | None = None
+        self.held: set[str] = set()
 
     def load(self) -> Inventory:
-        """Raises ConfigError with every mistake; the next call begins afresh."""
+        """Raises ConfigError with every mistake and warning; the next call begins afresh."""
         problems = _check_options(self.options)
-        files, missing = find_files(self.paths)
-        problems += missing
+        usable = not problems
+        files, about_paths = find_files(self.paths)
+        problems += about_paths
         manifests: dict[Key, Manifest] = {}
         workloads: list[Workload] = []
         passed_over: Counter[str] = Counter()
+        held: set[str] = set()
         self.sources = {}
-        for file in files:
-            text = _text_of(file)
-            if isinstance(text, Problem):
-                problems.append(text)
-                continue
-            for piece, parsed in self.reader.read(text, file.endswith(".json")):
+        for file, named in files.items():
+            for piece, parsed in self.read(file, named, problems):
                 problems += [moved(problem, piece, file) for problem in parsed.problems]
                 workloads += parsed.workloads
                 passed_over += parsed.passed_over
-                for manifest, path in parsed.manifests:
-                    self.add(manifests, manifest, _Source(file, piece, path), problems)
+                for located in parsed.manifests:
+                    held.add(file)
+                    self.add(manifests, located, _Source(file, piece, located.path), problems)
         self.reader.forget_unread()
-        if files and not manifests and not problems:
-            problems.append(_nothing_in(files, passed_over))
-        warnings = [problem for problem in problems if problem.warning]
         mistakes = [problem for problem in problems if not problem.warning]
-        if mistakes:
-            self.clear()
-            order = {file: position for position, file in enumerate(files)}
-            raise ConfigError(sorted(mistakes, key=lambda problem: _reading_order(problem, order)))
-        completed = complete(manifests.values(), self.options, workloads, self.locate)
+        if not manifests and not mistakes:
+            problems.append(_nothing_in(self.paths, passed_over))
+        completed = Completed({}, [], [])
+        if usable:
+            completed = complete(manifests.values(), self.options, workloads, self.locate)
+        problems += completed.problems
+        # Where a Pod may be missing for a mistake, "no Pod matches" might be wrong.
+        if all(problem.subject.startswith("Service ") for problem in mistakes):
+            problems += completed.warnings
         self.clear()
-        if completed.problems:
-            raise ConfigError(completed.problems)
+        order = {file: position for position, file in enumerate(files)}
+        problems.sort(key=lambda problem: _reading_order(problem, order))
+        if any(not problem.warning for problem in problems):
+            raise ConfigError(problems)
+        self.held = held
         counts = Counter(kind for kind, _, _ in manifests)
-        return Inventory(completed.objects, dict(counts), dict(passed_over), files, warnings + completed.warnings)
+        return Inventory(completed.objects, dict(counts), dict(passed_over), list(files), problems)
+
+    def read(self, file: str, named: bool, problems: list[Problem]) -> list[Part]:
+        """What is in a file. Nothing for Kubernetes is a mistake in one that was named, or had objects until now."""
+        text = _text_of(file)
+        if isinstance(text, Problem):
+            problems.append(text)
+            return []
+        parts: list[Part] = []
+        if text.strip():
+            parts = self.reader.read(text, file.lower().endswith(".json"))
+            foreign = [moved(problem, piece, file) for piece, parsed in parts for problem in parsed.foreign]
+        else:
+            foreign = [
+                Problem("the file is empty", Place(file), hint="a manifest begins with `apiVersion:` and `kind:`")
+            ]
+        emptied = file in self.held and not any(parsed.manifests for _, parsed in parts)
+        problems += foreign if named or emptied else [_passed_over(problem) for problem in foreign]
+        return parts
 
     def clear(self) -> None:
         """Lets go of the texts: only their objects are needed from here on."""
         self.sources, self.marked = {}, None
 
-    def add(self, manifests: dict[Key, Manifest], manifest: Manifest, source: _Source, problems: list[Problem]) -> None:
-        key = key_of(manifest)
+    def add(self, manifests: dict[Key, Manifest], found: Located, source: _Source, problems: list[Problem]) -> None:
+        key = key_of(found.manifest)
+        if not key[2]:
+            return
         first = self.sources.setdefault(key, source)
         if first is source:
-            manifests[key] = manifest
+            if found.sound:
+                manifests[key] = found.manifest
             return
         place = self.place(first, ("metadata", "name"))
         there = f"{place.file}:{place.line}" if place and place.line else first.file
@@ -323,39 +381,50 @@ def _check_options(options: InventoryOptions) -> list[Problem]:
     problems = []
     for cidr in options.service_cidrs:
         try:
-            ipaddress.ip_network(cidr)
+            size = ipaddress.ip_network(cidr).num_addresses
         except ValueError as error:
             problems.append(Problem(f"`service_cidr` takes a range, and {error}", hint="e.g. `10.96.0.0/12`"))
+            continue
+        if size < SMALLEST_RANGE:
+            message = f"`service_cidr`: the range {cidr} is too small"
+            problems.append(
+                Problem(message, expected=f"at least {SMALLEST_RANGE} addresses", hint="e.g. `10.96.0.0/12`")
+            )
     return problems
 
 
-def find_files(paths: Sequence[str]) -> tuple[list[str], list[Problem]]:
-    """The files that the paths mean, each once, and what there is to say about paths that mean none."""
-    files: dict[str, str] = {}
+def find_files(paths: Sequence[str]) -> tuple[dict[str, bool], list[Problem]]:
+    """The files that the paths mean, each once and whether it was named, and what there is to say about other paths."""
+    files: dict[str, tuple[str, bool]] = {}
     problems = []
     for path in paths:
-        found = list(_files_in(path))
+        named = Path(path).exists() and not Path(path).is_dir()
+        found = [path] if named else list(_files_in(path))
         if not found:
             problems.append(_no_file(path))
         for file in found:
-            files.setdefault(os.path.realpath(file), file)
-    return list(files.values()), problems
+            if Path(file).is_file():
+                real = os.path.realpath(file)
+                first, before = files.get(real, (file, False))
+                files[real] = (first, named or before)
+            else:
+                problems.append(_irregular(file, named))
+    return dict(files.values()), problems
 
 
 def _files_in(path: str) -> Iterator[str]:
+    """What looks like a manifest in a folder, or what a pattern matches."""
     if Path(path).is_dir():
         for folder in _folders_in(path):
-            names = sorted(entry.name for entry in Path(folder).iterdir() if not entry.name.startswith("."))
-            yield from (
-                str(Path(folder, name)) for name in names if name.endswith(SUFFIXES) and Path(folder, name).is_file()
-            )
-    elif Path(path).exists():
-        yield path
+            for entry in sorted(Path(folder).iterdir()):
+                if _may_be_manifest(entry.name) and not entry.is_dir():
+                    yield str(entry)
     elif glob.has_magic(path):
-        for match in sorted(glob.glob(path, recursive=True)):  # noqa: PTH207
-            if Path(match).is_dir():
-                continue
-            yield match
+        yield from (match for match in sorted(glob.glob(path, recursive=True)) if not Path(match).is_dir())  # noqa: PTH207
+
+
+def _may_be_manifest(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
 def _folders_in(path: str) -> Iterator[str]:
@@ -378,12 +447,23 @@ def _no_file(path: str) -> Problem:
     if glob.has_magic(path):
         return Problem(f"no file matches `{path}`", hint="quotes keep a shell from matching the pattern first")
     parent = Path(path).parent
-    names = [entry.name for entry in parent.iterdir()] if parent.is_dir() and os.access(parent, os.R_OK) else []
-    near = nearest(Path(path).name, names)
+    entries = list(parent.iterdir()) if parent.is_dir() and os.access(parent, os.R_OK) else []
+    likely = [entry.name for entry in entries if _may_be_manifest(entry.name) or entry.is_dir()]
+    near = nearest(Path(path).name, [name for name in likely if not name.startswith(".")])
     return Problem(
         f"there is no file or folder `{path}`",
         hint=f"was `{parent / near}` meant?" if near else f"it is looked for in {parent.resolve()}",
     )
+
+
+def _irregular(file: str, named: bool) -> Problem:
+    what = "a link to nothing" if Path(file).is_symlink() and not Path(file).exists() else "neither a file nor a folder"
+    hint = "what changes is read again, and that takes a file"
+    return Problem(what, Place(file), hint=hint) if named else _passed_over(Problem(what, Place(file)))
+
+
+def _passed_over(problem: Problem) -> Problem:
+    return msgspec.structs.replace(problem, hint="it is passed over", warning=True)
 
 
 def _text_of(file: str) -> str | Problem:
@@ -391,8 +471,6 @@ def _text_of(file: str) -> str | Problem:
         data = Path(file).read_bytes()
     except OSError as error:
         return Problem(f"can't read the file: {(error.strerror or str(error)).lower()}", Place(file))
-    if not data.strip():
-        return Problem("the file is empty", Place(file), hint="a manifest begins with `apiVersion:` and `kind:`")
     try:
         text = data.removeprefix(b"\xef\xbb\xbf").decode()
     except UnicodeDecodeError as error:
@@ -409,10 +487,10 @@ def _text_of(file: str) -> str | Problem:
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
-def _nothing_in(files: Sequence[str], passed_over: Mapping[str, int]) -> Problem:
+def _nothing_in(paths: Sequence[str], passed_over: Mapping[str, int]) -> Problem:
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(passed_over.items()))
     return Problem(
-        f"no object for DNS in {files[0]}" + (f" and {len(files) - 1} more" if len(files) > 1 else ""),
+        f"no object for DNS in {paths[0]}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else ""),
         expected="a Namespace, Service, Pod, EndpointSlice or Endpoints" + (f"; there is {kinds}" if kinds else ""),
     )
 
@@ -453,11 +531,14 @@ class _Teller:
         counts: dict[str, int] | None = None,
         passed_over: dict[str, int] | None = None,
     ) -> None:
-        some = list(problems[:REPORTED_PROBLEMS])
+        some = sorted(problems, key=lambda problem: problem.warning)[:REPORTED_PROBLEMS]
         if len(problems) > len(some):
             more = f"and {len(problems) - len(some)} more of them"
             some.append(Problem(more, hint="`kdns check` shows all", warning=loaded))
         self.send(self.encoder.encode(Report(some, loaded, counts or {}, passed_over or {})))
+
+    def remind(self, text: str) -> None:
+        self.send(self.encoder.encode(Reminder(text)))
 
     def send_events(self, events: Iterable[Event]) -> None:
         waiting: list[msgspec.Raw] = []
@@ -501,13 +582,14 @@ class _Watcher:
         """Every file of the inventory and what would change with its content."""
         return {file: _file_stamp(file) for file in find_files(self.paths)[0]}
 
-    def wait(self, seen: Mapping[str, FileStamp | None]) -> dict[str, FileStamp | None]:
-        """The stamp that is not the one seen any more, once the files had rest for a moment."""
+    def wait(self, seen: Mapping[str, FileStamp | None], seconds: float = math.inf) -> dict[str, FileStamp | None]:
+        """The stamp that is not the one seen any more, or the same so many seconds later."""
+        end = time.monotonic() + seconds
         while True:
             folders = self.folders()
             for _ in _wakeups(list(folders)):
                 found = self.stamp()
-                if found != seen:
+                if found != seen or time.monotonic() > end:
                     return found
                 # Another folder under the same name isn't watched yet.
                 if self.folders() != folders:
@@ -592,19 +674,36 @@ def _follow_files(order: _Order, out: BinaryIO) -> int:
     teller, watcher = _Teller(out), _Watcher(order.paths)
     loader = _Loader(order.paths, order.options)
     stamp = watcher.stamp()
+    result: Inventory | ConfigError
     try:
-        teller.tell(loader.load())
+        result = loader.load()
     except ConfigError as error:
-        teller.report(error.problems, loaded=False)
         if order.may_fail:
+            teller.report(error.problems, loaded=False)
             return 1
+        result = error
+    good_at = time.monotonic()
     while True:
-        watcher.wait(stamp)
-        result, stamp = _attempt(loader, watcher)
         if isinstance(result, Inventory):
             teller.tell(result)
+            watcher.wait(stamp)
+            good_at = time.monotonic()
         else:
             teller.report(result.problems, loaded=False)
+            while watcher.wait(stamp, REMINDER_SECONDS) == stamp:
+                teller.remind(reminder(result, time.monotonic() - good_at))
+        result, stamp = _attempt(loader, watcher)
+
+
+def reminder(error: ConfigError, seconds: float) -> str:
+    """One sentence on an inventory that has been broken for so long."""
+    mistakes = [problem for problem in error.problems if not problem.warning]
+    first = mistakes[0]
+    where = f"{first.place.file}:{first.place.line}: " if first.place else ""
+    count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes, the first is"
+    return (
+        f"for {seconds / 60:.0f} min the inventory has had {count}: {where}{first.message}; the last good one is served"
+    )
 
 
 def _end_with_parent() -> None:

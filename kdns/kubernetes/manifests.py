@@ -7,6 +7,7 @@ Law: the API reference of core/v1 and discovery.k8s.io/v1, and the API server's 
 
 from __future__ import annotations
 
+import difflib
 import functools
 import hashlib
 import re
@@ -20,8 +21,18 @@ from msgspec import inspect
 
 from kdns.errors import Place, Problem, nearest
 from kdns.kubernetes import yamltext
-from kdns.kubernetes.controller import DEFAULT_NAMESPACE, Manifest, Path, Workload, in_namespace
-from kdns.kubernetes.objects import Endpoint, EndpointPort, Endpoints, EndpointSlice, Namespace, Pod, Service
+from kdns.kubernetes.controller import DEFAULT_NAMESPACE, Manifest, Path, Workload, family_of, in_namespace
+from kdns.kubernetes.objects import (
+    Annotations,
+    Endpoint,
+    EndpointPort,
+    Endpoints,
+    EndpointSlice,
+    Namespace,
+    Pod,
+    Service,
+    ServicePort,
+)
 
 KINDS: dict[tuple[str, str], type[Any]] = {
     ("v1", "Namespace"): Namespace,
@@ -66,7 +77,15 @@ PORT_NAME = re.compile(r"(?=.{1,15}\Z)(?=.*[a-z])(?!.*--)[a-z0-9](?:[-a-z0-9]*[a
 PORT_NAME_RULE = "at most 15 lower-case letters, digits and single `-`, at least one of them a letter"
 PORT_RULE = "a number from 1 to 65535"
 PORT_FIELDS = frozenset(("port", "targetPort", "nodePort", "containerPort"))
+UNTYPED_RULE = "a mapping with `apiVersion` and `kind`"
 ADDRESS_RULE = "an IPv4 or IPv6 address"
+
+# RFC 4291 §2.5.5.2. The API takes no IPv4 address that is written as IPv6 (StrictIPCIDRValidation).
+MAPPED = b"\x00" * 10 + b"\xff\xff"
+# Fields that the API has, DNS doesn't read, and that look like one which it does.
+TRUE_FIELDS = frozenset(("hostIPs",))
+# As like as that is a slip: `selectors`, `adresses`; `generateName` is less like `name`.
+SLIP_RATIO = 0.85
 
 
 class Fault(NamedTuple):
@@ -77,22 +96,28 @@ class Fault(NamedTuple):
     expected: str = ""
     hint: str = ""
     warning: bool = False
+    of_key: bool = False
 
 
 class Located(NamedTuple):
-    """An object, and the way to it from the top of its text."""
+    """An object, and the way to it from the top of its text; one with a mistake in it has only its name for sure."""
 
     manifest: Manifest
     path: Path
+    sound: bool = True
 
 
 class Parsed(msgspec.Struct):
-    """What one text holds; lines of places count from its own first line."""
+    """What one text holds; lines of places count from its own first line.
+
+    `foreign` are documents that nobody wrote for Kubernetes, told as mistakes.
+    """
 
     manifests: list[Located] = []
     workloads: list[Workload] = []
     passed_over: Counter[str] = msgspec.field(default_factory=Counter)
     problems: list[Problem] = []
+    foreign: list[Problem] = []
 
 
 ListOf = tuple[str, str]
@@ -136,16 +161,20 @@ class Reader:
         of = _list_of({"apiVersion": document.api_version, "kind": document.kind})
         if of is None or not document.items:
             return None
-        parts = []
+        pieces, surroundings = [], []
         start = above = 0
         for raw in document.items:
             item = bytes(raw).decode()
             found = text.index(item, start)
             above += text.count("\n", start, found)
-            piece = yamltext.Piece(item, above, found - (text.rfind("\n", 0, found) + 1))
-            parts.append(Part(piece, self.keep(piece, "json", of)))
-            start = found
-        return parts
+            pieces.append(yamltext.Piece(item, above, found - (text.rfind("\n", 0, found) + 1)))
+            surroundings.append(text[start:found])
+            start = found + len(item)
+            above += item.count("\n")
+        around = "0".join([*surroundings, text[start:]])
+        if yamltext.json_duplicates(around, msgspec.json.decode(around)):
+            return None
+        return [Part(piece, self.keep(piece, "json", of)) for piece in pieces]
 
     def read_yaml_list(self, piece: yamltext.Piece) -> list[Part] | None:
         """A List item by item, or nothing where it does not come apart."""
@@ -164,7 +193,7 @@ class Reader:
             return None
         parts = [Part(item, self.keep(item, "item", of)) for item in items]
         # A problem of no object: the cut may have gone through the middle of something.
-        if any(problem.subject == "" for part in parts for problem in part.parsed.problems):
+        if any(part.parsed.foreign or any(not each.subject for each in part.parsed.problems) for part in parts):
             return None
         return parts
 
@@ -196,7 +225,7 @@ def parse(text: str, syntax: str = "yaml", of: ListOf = ("", "")) -> Parsed:
         return parsed
     parser = _Parser(text, parsed)
     for document in documents:
-        parser.duplicates = document.duplicates
+        parser.duplicates, parser.misread = document.duplicates, document.misread
         if syntax == "item":
             items = document.value if isinstance(document.value, list) else [document.value]
             for position, item in enumerate(items):
@@ -209,9 +238,11 @@ def parse(text: str, syntax: str = "yaml", of: ListOf = ("", "")) -> Parsed:
 def in_file(spot: yamltext.Spot, piece: yamltext.Piece, file: str) -> Place:
     """A place in a piece as one in its file."""
     if spot.line > 1 or not piece.left:
-        return Place(file, spot.line + piece.above, spot.column, spot.length, spot.text)
-    text = " " * piece.left + spot.text if spot.text and piece.left < yamltext.DRAWN_LIMIT else ""
-    return Place(file, spot.line + piece.above, spot.column + piece.left, spot.length, text)
+        return Place(file, spot.line + piece.above, spot.column, spot.length, spot.text, spot.cut)
+    # What stands left of the piece is not its own; where it is short, the columns are those of the file.
+    short = not spot.cut and piece.left + len(spot.text) <= yamltext.DRAWN_LIMIT
+    text, cut = (" " * piece.left + spot.text, 0) if short else (spot.text, spot.cut + piece.left)
+    return Place(file, spot.line + piece.above, spot.column + piece.left, spot.length, text, cut)
 
 
 def moved(problem: Problem, piece: yamltext.Piece, file: str) -> Problem:
@@ -219,14 +250,15 @@ def moved(problem: Problem, piece: yamltext.Piece, file: str) -> Problem:
     place = problem.place
     if place is None:
         return msgspec.structs.replace(problem, place=Place(file))
-    spot = yamltext.Spot(place.line, place.column, place.length, place.text)
+    spot = yamltext.Spot(place.line, place.column, place.length, place.text, cut=place.cut)
     return msgspec.structs.replace(problem, place=in_file(spot, piece, file))
 
 
 def _documents(text: str, syntax: str) -> list[yamltext.Document]:
     if syntax in ("json", "flow"):
         try:
-            return [yamltext.Document(msgspec.json.decode(text), [])]
+            value = msgspec.json.decode(text)
+            return [yamltext.Document(value, yamltext.json_duplicates(text, value), [])]
         except (msgspec.DecodeError, RecursionError) as error:
             if syntax == "json":
                 raise _json_error(str(error), text) from None
@@ -243,7 +275,7 @@ def _json_error(complaint: str, text: str) -> yamltext.YamlError:
     line, column = before.count("\n"), len(before) - (before.rfind("\n") + 1)
     shown = text.split("\n")[line]
     message = complaint.removeprefix("JSON is malformed: ").split(" (byte")[0]
-    spot = yamltext.Spot(line + 1, column + 1, 1, shown if len(shown) <= yamltext.DRAWN_LIMIT else "")
+    spot = yamltext.spot_in(shown, line + 1, column + 1, 1)
     return yamltext.YamlError(f"not JSON: {message[:1].lower()}{message[1:]}", spot)
 
 
@@ -267,18 +299,14 @@ class _Parser:
         self.text = text
         self.parsed = parsed
         self.duplicates: list[tuple[str, yamltext.Spot]] = []
+        self.misread: list[tuple[str, yamltext.Spot]] = []
         self.marks: yamltext.Marks | None = None
 
     def take(self, document: object, path: Path) -> None:
         """One document or item, whatever it is."""
         if not isinstance(document, dict):
-            self.tell(
-                Fault(
-                    (), f"{_described(document)} where an object should be", "a mapping with `apiVersion` and `kind`"
-                ),
-                path,
-                "",
-            )
+            fault = Fault((), f"{_described(document)} where an object should be", UNTYPED_RULE)
+            self.parsed.foreign.append(self.located(fault, path, ""))
             return
         of = _list_of(document)
         if of is not None:
@@ -308,6 +336,10 @@ class _Parser:
             self.take(_typed(item, *of), (*path, "items", position))
 
     def tell_untyped(self, document: dict[str, Any], path: Path) -> None:
+        if not any(nearest(field, list(document)) for field in ("apiVersion", "kind")):
+            fault = Fault((), "a document without `apiVersion` and `kind`", UNTYPED_RULE)
+            self.parsed.foreign.append(self.located(fault, path, ""))
+            return
         for field, example in (("apiVersion", "`apiVersion: v1`"), ("kind", "e.g. `kind: Service`")):
             if field not in document:
                 near = nearest(field, list(document))
@@ -342,8 +374,14 @@ class _Parser:
             # msgspec stops at the first mistake; mend tells them all, and leaves something for the other checks.
             mended = mend(document, inspect.type_info(struct), (), faults)
             manifest = msgspec.convert(mended, struct)
-        wrong = {fault.path for fault in faults}
-        faults += [fault for fault in check(manifest) if fault.path not in wrong]
+        misplaced = list(_misplaced(document, _FIELDS[struct]))
+        # What is missing because all around it is, is told once.
+        absent = {(parent,) for parent, fault in misplaced if not fault.warning}
+        faults = [fault for fault in faults if fault.path not in absent]
+        wrong = {fault.path for fault in faults} | absent
+        faults += [fault for fault in check(manifest) if not any(fault.path[: end + 1] in wrong for end in range(9))]
+        faults += [fault for _, fault in misplaced]
+        faults += _slips(document, _FIELDS[struct], ())
         for fault in faults:
             self.tell(fault, path, subject)
         for key, spot in self.duplicates:
@@ -353,25 +391,38 @@ class _Parser:
             self.parsed.problems.append(
                 _problem(f"the key `{key}` stands twice in one mapping", spot, whose, hint=hint)
             )
-        self.duplicates = []
-        if all(fault.warning for fault in faults):
-            self.parsed.manifests.append(Located(in_namespace(manifest), path))
+        for key, spot in self.misread:
+            raw = spot.text[spot.column - spot.cut - 1 :][: spot.length]
+            kind = "boolean" if key in ("true", "false") else "number"
+            self.parsed.problems.append(
+                _problem(
+                    f"the key `{raw}` is read as a {kind}: `{key}`",
+                    spot,
+                    "" if path else subject,
+                    hint=f'quote it: "{raw}"',
+                    warning=True,
+                )
+            )
+        self.duplicates, self.misread = [], []
+        sound = all(fault.warning for fault in faults)
+        self.parsed.manifests.append(Located(in_namespace(manifest), path, sound))
 
     def tell(self, fault: Fault, path: Path, subject: str) -> None:
+        self.parsed.problems.append(self.located(fault, path, subject))
+
+    def located(self, fault: Fault, path: Path, subject: str) -> Problem:
         if self.marks is None:
             self.marks = yamltext.Marks(self.text)
-        spot = self.marks.find((*path, *fault.path))
+        spot = self.marks.find((*path, *fault.path), fault.of_key)
         raw = spot.raw if spot else ""
         field = dotted(fault.path)
-        self.parsed.problems.append(
-            _problem(
-                fault.message.replace("{raw}", raw),
-                spot,
-                f"{subject}: {field}" if subject and field else subject,
-                fault.expected,
-                fault.hint.replace("{raw}", raw),
-                fault.warning,
-            )
+        return _problem(
+            fault.message.replace("{raw}", raw),
+            spot,
+            f"{subject}: {field}" if subject and field else subject,
+            fault.expected,
+            fault.hint.replace("{raw}", raw),
+            fault.warning,
         )
 
 
@@ -397,7 +448,7 @@ class _WorkloadManifest(msgspec.Struct):
 def _problem(
     message: str, spot: yamltext.Spot | None, subject: str, expected: str = "", hint: str = "", warning: bool = False
 ) -> Problem:
-    place = Place("", spot.line, spot.column, spot.length, spot.text) if spot else None
+    place = Place("", spot.line, spot.column, spot.length, spot.text, spot.cut) if spot else None
     return Problem(message, place, subject, expected, hint, warning)
 
 
@@ -504,7 +555,7 @@ def _blank(wanted: Type) -> Any:
         case inspect.BoolType():
             return False
         case inspect.IntType():
-            return 1
+            return 0
         case _:
             return ""
 
@@ -552,6 +603,69 @@ def _described(value: object) -> str:
             return "a mapping"
 
 
+# Names of fields: what the API passes over in silence, and somebody meant for one that it reads.
+
+
+class _Fields(NamedTuple):
+    """The names of the fields that are read of a mapping, and for each that holds mappings theirs."""
+
+    names: tuple[str, ...]
+    inner: dict[str, _Fields]
+
+
+def _fields_of(struct: Type) -> _Fields:
+    inner: dict[str, _Fields] = {}
+    names: list[str] = []
+    assert isinstance(struct, inspect.StructType)
+    for field in struct.fields:
+        names.append(field.encode_name)
+        for option in _options(field.type):
+            item = option.item_type if isinstance(option, inspect.ListType) else option
+            if isinstance(item, inspect.StructType) and item.cls is not Annotations:
+                inner[field.encode_name] = _fields_of(item)
+    return _Fields(tuple(names), inner)
+
+
+_FIELDS: dict[type[Any], _Fields] = {struct: _fields_of(inspect.type_info(struct)) for struct in KINDS.values()}
+_TOP = ("apiVersion", "kind")
+
+
+def _misplaced(document: dict[str, Any], fields: _Fields) -> Iterator[tuple[str, Fault]]:
+    """Fields at the top that belong into `metadata`, `spec` or `status`, with the name of that."""
+    strays = [key for key in document if key not in fields.names and key not in _TOP]
+    for parent in ("metadata", "spec", "status") if strays else ():
+        there, inner = document.get(parent), fields.inner.get(parent, _Fields((), {}))
+        keys = [key for key in strays if key in inner.names]
+        if keys and (there is None or isinstance(there, dict)):
+            message = f"{' and '.join(f'`{key}`' for key in keys)} should be indented under `{parent}`"
+            yield parent, Fault((keys[0],), message, warning=there is not None, of_key=True)
+
+
+def _slips(value: Any, fields: _Fields, path: Path) -> Iterator[Fault]:
+    """Keys that are all but a field's name."""
+    if not isinstance(value, dict):
+        return
+    for key, each in value.items():
+        if key in fields.inner:
+            if isinstance(each, list):
+                for position, item in enumerate(each):
+                    yield from _slips(item, fields.inner[key], (*path, key, position))
+            else:
+                yield from _slips(each, fields.inner[key], (*path, key))
+        elif key not in fields.names and key not in _TOP and (meant := _slip_of(key, fields.names)):
+            hint = f"was `{meant}` meant?"
+            yield Fault((*path, key), f"the API has no field `{key}` here", "", hint, warning=True, of_key=True)
+
+
+@functools.lru_cache(maxsize=4096)
+def _slip_of(key: str, names: tuple[str, ...]) -> str:
+    """The field that was meant, or an empty string."""
+    if key in TRUE_FIELDS or len(key) > 40:
+        return ""
+    same = [name for name in names if name.lower() == key.lower()]
+    return next(iter(same or difflib.get_close_matches(key, names, n=1, cutoff=SLIP_RATIO)), "")
+
+
 # Values: what the API server would refuse, as far as DNS would be wrong about it.
 
 
@@ -593,12 +707,11 @@ def _check_metadata(manifest: Manifest) -> Iterator[Fault]:
 def _check_service(service: Service) -> Iterator[Fault]:
     spec = service.spec
     yield from _check_word(("spec", "type"), spec.type, TYPES, "type of Service")
-    yield from _check_word(("spec", "ipFamilyPolicy"), spec.ip_family_policy, FAMILY_POLICIES, "family policy")
-    for position, family in enumerate(spec.ip_families or ()):
-        yield from _check_word(("spec", "ipFamilies", position), family, FAMILIES, "family")
+    yield from _check_families(service)
     yield from _check_cluster_ips(service)
     for position, address in enumerate(spec.external_ips or ()):
         yield from _check_address(("spec", "externalIPs", position), address)
+    yield from _check_service_ports(service)
     for position, port in enumerate(spec.ports or ()):
         path: Path = ("spec", "ports", position)
         yield from _check_port((*path, "port"), port.port)
@@ -617,11 +730,65 @@ def _check_service(service: Service) -> Iterator[Fault]:
             yield from _check_address(("status", "loadBalancer", "ingress", position, "ip"), ingress.ip)
     if spec.type == "ExternalName":
         yield from _check_external_name(spec.external_name)
+    elif spec.external_name:
+        hint = "with `type: ExternalName` the name is an alias; without it `externalName` does nothing"
+        path = ("spec", "externalName")
+        yield Fault(path, "`externalName` in a Service of another type", "", hint, warning=True, of_key=True)
+
+
+def _check_families(service: Service) -> Iterator[Fault]:
+    spec = service.spec
+    families, addresses = spec.ip_families or [], [each for each in service.addresses if each != "None"]
+    yield from _check_word(("spec", "ipFamilyPolicy"), spec.ip_family_policy, FAMILY_POLICIES, "family policy")
+    for position, family in enumerate(families):
+        path: Path = ("spec", "ipFamilies", position)
+        yield from _check_word(path, family, FAMILIES, "family")
+        if family in families[:position]:
+            yield Fault(path, "the family `{raw}` a second time", "each family once")
+    field = "clusterIPs" if spec.cluster_ips else "clusterIP"
+    for position, (address, family) in enumerate(zip(addresses, families, strict=False)):
+        if is_address(address) and family in FAMILIES and family_of(address) != family:
+            path = ("spec", field, position) if spec.cluster_ips else ("spec", field)
+            hint = "`ipFamilies` has the families of the addresses, in their order"
+            yield Fault(path, f"`{{raw}}` where `ipFamilies` says {family}", f"an {family} address", hint)
+    if spec.ip_family_policy == "SingleStack" and max(len(families), len(addresses)) > 1:
+        yield Fault(("spec", "ipFamilyPolicy"), "`SingleStack` with two families", "`PreferDualStack`")
+
+
+def _check_service_ports(service: Service) -> Iterator[Fault]:
+    ports, headless = service.spec.ports or (), service.addresses[:1] == ["None"]
+    if not ports and not headless and service.spec.type != "ExternalName":
+        yield Fault(("spec", "ports"), "a Service without `ports`", hint='one with `clusterIP: "None"` needs none')
+    seen: set[tuple[str, int]] = set()
+    for position, port in enumerate(ports):
+        if port.port and (port.transport, port.port) in seen:
+            message = f"a second port {port.port} of {port.transport}"
+            yield Fault(("spec", "ports", position, "port"), message, "each port of a protocol once")
+        seen.add((port.transport, port.port))
+    yield from _check_port_names(("spec", "ports"), ports)
+
+
+def _check_port_names(path: Path, ports: Sequence[ServicePort | EndpointPort], named: bool = True) -> Iterator[Fault]:
+    """Each name once, and where there are several ports each with a name (`named`)."""
+    names: set[str] = set()
+    for position, port in enumerate(ports):
+        place = (*path, position, "name")
+        if port.name and port.name in names:
+            yield Fault(place, "a second port named `{raw}`", "each name once")
+        elif not port.name and len(ports) > 1 and (named or "" in names):
+            yield Fault(place, "a port without `name` among several", "a name for each, such as `http`")
+        names.add(port.name or "")
 
 
 def _check_cluster_ips(service: Service) -> Iterator[Fault]:
     spec = service.spec
     listed = spec.cluster_ips or []
+    field = "clusterIPs" if listed else "clusterIP"
+    if spec.type == "ExternalName" and service.addresses:
+        message = f"`{field}` in a Service of type ExternalName, which has no address"
+        yield Fault(("spec", field), message, hint="the type decides: leave one out", warning=True, of_key=True)
+    if spec.type in ("NodePort", "LoadBalancer") and service.addresses[:1] == ["None"]:
+        yield Fault(("spec", field), f"`None` in a Service of type {spec.type}", "an address or nothing")
     if spec.cluster_ip not in (None, "", "None"):
         yield from _check_address(
             ("spec", "clusterIP"), spec.cluster_ip or "", hint='`clusterIP: "None"` is a headless service'
@@ -660,6 +827,8 @@ def _check_pod(pod: Pod) -> Iterator[Fault]:
         for position, each in enumerate(status.pod_ips or ()):
             if each.ip and each.ip != status.pod_ip:
                 yield from _check_address(("status", "podIPs", position, "ip"), each.ip)
+        if status.pod_ip and status.pod_ips and status.pod_ips[0].ip != status.pod_ip:
+            yield Fault(("status", "podIP"), "`podIP` is not the first of `podIPs`", f"`{status.pod_ips[0].ip}`")
     if spec is None:
         return
     yield from _check_label(("spec", "hostname"), spec.hostname, "host")
@@ -681,9 +850,12 @@ def _check_slice(slice_: EndpointSlice) -> Iterator[Fault]:
     for position, endpoint in enumerate(slice_.endpoints or ()):
         yield from _check_endpoint(("endpoints", position), endpoint, slice_.address_type)
     yield from _check_endpoint_ports(("ports",), slice_.ports or ())
+    yield from _check_port_names(("ports",), slice_.ports or (), named=False)
 
 
 def _check_endpoint(path: Path, endpoint: Endpoint, family: str | None) -> Iterator[Fault]:
+    if not endpoint.addresses:
+        yield Fault((*path, "addresses"), "an endpoint without `addresses`", "at least one address")
     for position, address in enumerate(endpoint.addresses or ()):
         place = (*path, "addresses", position)
         if family == "FQDN":
@@ -711,7 +883,11 @@ def _check_endpoints(endpoints: Endpoints) -> Iterator[Fault]:
                 path: Path = ("subsets", number, field, position)
                 yield from _check_address((*path, "ip"), address.ip)
                 yield from _check_label((*path, "hostname"), address.hostname, "host")
+        if not subset.addresses and not subset.not_ready_addresses:
+            message = "a subset without `addresses` and `notReadyAddresses`"
+            yield Fault(("subsets", number), message, "at least one address")
         yield from _check_endpoint_ports(("subsets", number, "ports"), subset.ports or ())
+        yield from _check_port_names(("subsets", number, "ports"), subset.ports or ())
 
 
 def _check_port(path: Path, number: int) -> Iterator[Fault]:
@@ -749,7 +925,9 @@ def _check_address(path: Path, address: str, hint: str = "") -> Iterator[Fault]:
     if is_address(address):
         return
     parts = address.split(".")
-    if len(parts) == 4 and all(part.isdecimal() and int(part) < 256 for part in parts if len(part) < 5):
+    if address.lower().startswith("::ffff:") and is_address(address[7:]):
+        hint = f"an IPv4 address is written as such: `{address[7:]}`"
+    elif len(parts) == 4 and all(part.isdecimal() and int(part) < 256 for part in parts if len(part) < 5):
         better = ".".join(str(int(part)) for part in parts) if all(part.isdecimal() for part in parts) else ""
         # `010` is 8 to some readers and 10 to others, so the API takes neither.
         hint = f"write it without leading zeros: `{better}`" if better and is_address(better) else hint
@@ -760,12 +938,12 @@ def _check_address(path: Path, address: str, hint: str = "") -> Iterator[Fault]:
 
 @functools.lru_cache(maxsize=65536)
 def is_address(text: str) -> bool:
-    """Whether this is an IP address as Kubernetes takes it: no leading zeros, no zone, no brackets."""
+    """Whether this is an IP address as Kubernetes takes it: no leading zeros, zone, brackets, or IPv4 in IPv6."""
     try:
-        socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
+        packed = socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
     except (OSError, ValueError):
         return False
-    return True
+    return not packed.startswith(MAPPED)
 
 
 def _better_label(name: str) -> str:

@@ -72,6 +72,10 @@ NODATA = NoData()
 NXDOMAIN = NxDomain()
 
 
+# The ends of reverse zones as they stand in a message.
+_REVERSE = (b"\x07in-addr\x04arpa\x00", b"\x03ip6\x04arpa\x00")
+
+
 class View(msgspec.Struct):
     """A cluster as a `kubernetes` directive shows it: `ttl` in seconds, `primary` the zone that PTR and NS point into.
 
@@ -126,10 +130,14 @@ def lookup(view: View, question: Question, reverse: bool) -> Outcome:
 
 
 def authority(view: View, zone: bytes) -> Record:
-    """The SOA of a zone, spelled as the client did; a negative answer carries it too (RFC 2308 §3)."""
+    """The SOA of a zone, spelled as the client did; a negative answer carries it too (RFC 2308 §3).
+
+    The server and the mailbox of a reverse zone are the primary zone's, as its NS is: names in it resolve nowhere.
+    """
+    home = view.primary if zone.lower().endswith(_REVERSE) else zone
     # RFC 2308 §5: a resolver keeps a negative answer for min(SOA TTL, SOA minimum).
     ttl = min(view.ttl, LONGEST_SOA_TTL)
-    return soa(zone, ttl, b"\x02ns\x03dns" + zone, b"\x0ahostmaster" + zone, view.cluster.serial, view.ttl)
+    return soa(zone, ttl, b"\x02ns\x03dns" + home, b"\x0ahostmaster" + home, view.cluster.serial, view.ttl)
 
 
 def reverse_address(labels: Sequence[bytes]) -> bytes | None:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import msgspec
 import yaml
 from yaml.events import (
     AliasEvent,
@@ -36,8 +37,10 @@ DEPTH_LIMIT = 200
 ALIASED_NODES_LIMIT = 200_000
 # Each is searched for in the text, and nobody reads more.
 DUPLICATES_LIMIT = 20
-# A longer line is not drawn: it is minified, and the caret would stand screens away.
+# Of a longer line only a part is drawn: it may be minified, and the caret would stand screens away.
 DRAWN_LIMIT = 160
+# So much of it stands before the column, and as much behind.
+DRAWN_AROUND = 60
 
 WORDS: dict[str, bool | float | None] = {
     **dict.fromkeys(("y", "Y", "yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON"), True),
@@ -58,17 +61,23 @@ DIRECTIVES_ONLY = re.compile(r"(?:[ \t]*(?:#.*)?\n|%.*\n)*", re.ASCII)
 LIST_HEAD = re.compile(r"^items:[ \t]*(?:#.*)?\n(?=- )", re.MULTILINE)
 LIST_END = re.compile(r"^[^-\s#]", re.MULTILINE)
 LIST_ITEM = re.compile(r"^- ", re.MULTILINE)
+# Of a text that is JSON: its keys, each with the colon, and what opens and closes a mapping.
+JSON_TOKEN = re.compile(r'("(?:[^"\\]|\\.)*+")(\s*:)?|[{}]')
 UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 class Spot(NamedTuple):
-    """A place in a text; line and column count from 1, `raw` is the scalar as written."""
+    """A place in a text; line and column count from 1, `raw` is the scalar as written.
+
+    `text` is the line, or of a long one a part that begins `cut` characters into it.
+    """
 
     line: int
     column: int
     length: int
     text: str
     raw: str = ""
+    cut: int = 0
 
 
 class YamlError(Exception):
@@ -83,10 +92,11 @@ class YamlError(Exception):
 
 
 class Document(NamedTuple):
-    """One document, and the keys that stand in one mapping twice."""
+    """One document, the keys that stand in one mapping twice, and those that YAML takes for a boolean or a number."""
 
     value: Any
     duplicates: list[tuple[str, Spot]]
+    misread: list[tuple[str, Spot]]
 
 
 class Piece(NamedTuple):
@@ -133,6 +143,32 @@ def split_list(piece: Piece) -> tuple[Piece, list[Piece]] | None:
     return Piece(piece.text[: head.end()] + piece.text[end:], piece.above), items
 
 
+def json_duplicates(text: str, value: object) -> list[tuple[str, Spot]]:
+    """The keys that stand in one mapping twice, in a JSON text that has this value."""
+    # Written anew, the value has a colon less for each key that was lost, unless the text spells some in another way.
+    same = text.count(":") == msgspec.json.encode(value).count(b":")
+    if same and "\\u003a" not in text and "\\u003A" not in text:
+        return []
+    lines = text.split("\n")
+    found: list[tuple[str, Spot]] = []
+    mappings: list[set[str]] = []
+    line = counted = 0
+    for token in JSON_TOKEN.finditer(text):
+        if token[0] == "{":
+            mappings.append(set())
+        elif token[0] == "}":
+            mappings.pop()
+        elif token[2] is not None:
+            key = msgspec.json.decode(token[1], type=str)
+            if key in mappings[-1] and len(found) < DUPLICATES_LIMIT:
+                line += text.count("\n", counted, token.start())
+                counted = token.start()
+                column = token.start() - (text.rfind("\n", 0, token.start()) + 1)
+                found.append((key, _drawn(lines, line, column, len(token[1]))))
+            mappings[-1].add(key)
+    return found
+
+
 class _Frame:
     """A mapping or sequence that is not closed yet."""
 
@@ -170,6 +206,7 @@ def _documents(parser: Any, text: str) -> Iterator[Document]:
 
 def _document(next_event: Any, text: str) -> Document:
     duplicates: list[tuple[str, Spot]] = []
+    misread: list[tuple[str, Spot]] = []
     stack: list[_Frame] = []
     anchors: dict[str, tuple[Any, int] | _Frame] = {}
     aliased = 0
@@ -219,7 +256,7 @@ def _document(next_event: Any, text: str) -> Document:
                     hint="write the values out; a manifest as large as that is a mistake or an attack",
                 )
         elif kind is DocumentEndEvent:
-            return Document(root, duplicates)
+            return Document(root, duplicates, misread)
         else:  # pragma: no cover
             raise AssertionError(f"{event} inside a document")
 
@@ -232,6 +269,8 @@ def _document(next_event: Any, text: str) -> Document:
         elif frame.key is None:
             if value.__class__ is not str:
                 value = _key(value, event, text)
+                if kind is ScalarEvent and value != event.value and len(misread) < DUPLICATES_LIMIT:
+                    misread.append((value, _spot(text, event)))
             if value in frame.value and len(duplicates) < DUPLICATES_LIMIT:
                 duplicates.append((value, _spot(text, event)))
             frame.key = value
@@ -253,11 +292,9 @@ def _aliased(target: tuple[Any, int] | _Frame | None, event: Event, text: str) -
 
 
 def _key(value: Any, event: Event, text: str) -> str:
-    """A key as a string, as sigs.k8s.io/yaml makes it."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return str(value)
+    """A key as a string."""
+    if isinstance(value, bool | int | float):
+        return _key_text(value)
     if value is None:
         raise YamlError("a key that is null", _spot(text, event), hint='quote it: "null"')
     raise YamlError(
@@ -265,6 +302,11 @@ def _key(value: Any, event: Event, text: str) -> str:
         _spot(text, event),
         hint="quote a value that begins with `{` or `[`; `{{ … }}` is a template that has to be rendered first",
     )
+
+
+def _key_text(value: object) -> str:
+    """What sigs.k8s.io/yaml makes of a key."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _is_merge(value: Any) -> bool:
@@ -304,8 +346,11 @@ class Marks:
         except (YamlError, yaml.YAMLError):
             self.root = None
 
-    def find(self, path: tuple[str | int, ...]) -> Spot | None:
-        """Where the value of a field stands; for one that is missing, the key of the nearest that is there."""
+    def find(self, path: tuple[str | int, ...], named: bool = False) -> Spot | None:
+        """Where the value of a field stands, or its key if `named`.
+
+        For one that is missing it is the key of the nearest that is there.
+        """
         if self.root is None:
             return None
         node, name = self.root, self.root
@@ -315,7 +360,8 @@ class Marks:
                 break
             node, name = found
         # A mapping or list is shown by its key: it may go on for pages.
-        shown = node if isinstance(node, ScalarNode) and node.start_mark.index < node.end_mark.index else name
+        written = isinstance(node, ScalarNode) and node.start_mark.index < node.end_mark.index
+        shown = node if written and not named else name
         start, end = shown.start_mark, shown.end_mark
         one_line = start.line == end.line and isinstance(shown, ScalarNode)
         raw = node.value if isinstance(node, ScalarNode) else ""
@@ -328,9 +374,14 @@ def _step(node: Node, step: str | int) -> tuple[Node, Node] | None:
         return node.value[step], node.value[step]
     if isinstance(node, MappingNode):
         for key, value in node.value:
-            if isinstance(key, ScalarNode) and key.value == step:
+            if isinstance(key, ScalarNode) and step in (key.value, _as_key(key)):
                 return value, key
     return None
+
+
+def _as_key(node: ScalarNode) -> str:
+    """The key that is read where a scalar without quotes stands for one: `true` for `y`."""
+    return node.value if node.style or not node.value else _key_text(resolve(node.value))
 
 
 def _spot(text: str, event: Event) -> Spot:
@@ -347,8 +398,17 @@ def _drawn(lines: list[str], line: int, column: int, length: int, raw: str = "")
     while line > 0 and (line >= len(lines) or (line == len(lines) - 1 and not lines[line].strip())):
         line -= 1
         column = len(lines[line]) if line < len(lines) else 0
-    shown = lines[line] if line < len(lines) else ""
-    return Spot(line + 1, column + 1, max(1, length), shown if len(shown) <= DRAWN_LIMIT else "", raw)
+    return spot_in(lines[line] if line < len(lines) else "", line + 1, column + 1, length, raw)
+
+
+def spot_in(text: str, line: int, column: int, length: int, raw: str = "") -> Spot:
+    """A place in a line of which this is the text, drawn whole or around the column."""
+    if len(text) <= DRAWN_LIMIT:
+        return Spot(line, column, max(1, length), text, raw)
+    cut = max(0, column - 1 - DRAWN_AROUND)
+    end = cut + 2 * DRAWN_AROUND
+    window = ("…" + text[cut + 1 : end] if cut else text[:end]) + ("…" if end < len(text) else "")
+    return Spot(line, column, max(1, min(length, end - column + 1)), window, raw, cut)
 
 
 def _refuse_unprintable(text: str) -> Any:

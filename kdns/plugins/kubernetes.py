@@ -416,7 +416,7 @@ class Kubernetes(Plugin):
             for line in draw(problem).splitlines():
                 log.log(logging.WARNING if problem.warning else logging.ERROR, "%s", line.removeprefix("warning: "))
         if not report.loaded:
-            log.error("the inventory has mistakes; the last good one is still served")
+            log.error("%s", report.verdict)
             return
         self.loaded = report
         numbers.clear(metrics.INVENTORY_OBJECTS)

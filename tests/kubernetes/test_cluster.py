@@ -575,3 +575,12 @@ def test_a_dashed_address_is_a_label_that_says_the_address(text: str) -> None:
     assert address_text(packed(text)) == text
     assert not label.endswith("-")
     assert pack_address(label.replace("-", "." if "." in text else ":")) == packed(text)
+
+
+def test_of_several_services_with_one_cluster_ip_the_first_by_name_comes_first() -> None:
+    cluster = Cluster(lambda: 0.0)
+    cluster.apply(Put(Namespace(Metadata("shop"))))
+    for name in ("twin", "older"):
+        cluster.apply(Put(Service(Metadata(name, "shop"), ServiceSpec(cluster_ip="10.3.0.6"))))
+    found = cluster.services_at(bytes((10, 3, 0, 6)))
+    assert [each.name for each in found] == [b"older", b"twin"]

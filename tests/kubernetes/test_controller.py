@@ -363,9 +363,10 @@ def test_a_range_is_used_up_to_its_last_address_and_then_a_problem() -> None:
     assert sorted(given, key=lambda each: int(each.split(".")[3])) == [f"10.0.0.{number}" for number in range(2, 31)]
     assert [problem.subject for problem in completed.problems] == [
         "Service shop/web-29: spec.clusterIP",
-        "Service shop/web-30: spec.clusterIP",
     ]
-    assert completed.problems[0].message == "the service range 10.0.0.0/27 has no free ClusterIP left"
+    assert completed.problems[0].message == (
+        "the service range 10.0.0.0/27 has no free ClusterIP left for 2 services, the first of them this"
+    )
 
 
 def test_the_static_band_is_left_free_while_there_is_room() -> None:
@@ -379,6 +380,30 @@ def test_the_static_band_is_left_free_while_there_is_room() -> None:
     assert set(range(17, 255)) < given
     assert len(given) == 239
     assert not given & {0, 1, 255}
+
+
+def test_an_address_that_another_service_has_is_a_problem() -> None:
+    completed = complete([service(clusterIP="fd00::1"), service("api", clusterIPs=["fd00:0::1"])], SIX_FIRST)
+    (problem,) = completed.problems
+    assert (problem.message, problem.subject) == (
+        "the ClusterIP `fd00:0::1` is taken",
+        "Service shop/api: spec.clusterIPs",
+    )
+    assert problem.hint.startswith("Service shop/web has this one")
+    assert complete([service(clusterIP="None"), service("api", clusterIP="None")], DUAL).problems == []
+
+
+def test_computed_slices_have_the_labels_of_what_they_are_made_from() -> None:
+    labels = {"team": "a", "service.kubernetes.io/headless": "", "kubernetes.io/service-name": "x"}
+    labelled = service(selector={"app": "web"})
+    labelled.metadata.labels = labels
+    by_hand = endpoints("api", subsets=[{"addresses": [{"ip": "10.9.0.1"}]}])
+    by_hand.metadata.labels = {"team": "b"}
+    made = slices(complete([labelled, pod("a", "10.1.0.1"), service("api"), by_hand], InventoryOptions()))
+    assert [each.metadata.labels for each in made] == [
+        {"team": "a", "kubernetes.io/service-name": "web"},
+        {"team": "b", "kubernetes.io/service-name": "api"},
+    ]
 
 
 def test_a_family_without_range_is_a_problem() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import subprocess
@@ -16,8 +17,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kdns.errors import ConfigError
-from kdns.kubernetes.inventory import Batch, Change, InventoryOptions, Report, difference, find_files, load, watch
+from kdns.errors import ConfigError, Place, Problem
+from kdns.kubernetes.inventory import (
+    Batch,
+    Change,
+    InventoryOptions,
+    Reminder,
+    Report,
+    _Follower,
+    _Watcher,
+    difference,
+    find_files,
+    load,
+    reminder,
+    watch,
+)
 from kdns.kubernetes.objects import Delete, Metadata, Namespace, Put, Service, Synced
 
 ZONES = Path(__file__).parents[2] / "zones"
@@ -40,18 +54,19 @@ def refusal(*paths: Path | str, options: InventoryOptions | None = None) -> str:
 
 
 def test_a_folder_means_the_manifests_in_it_and_below_but_no_hidden_ones(tmp_path: Path) -> None:
-    for name in ("b.yaml", "a.yml", "c.json", "notes.txt", ".hidden.yaml", "sub/d.yaml", ".git/e.yaml"):
+    for name in ("b.yaml", "a.yml", "c.json", "notes.txt", ".hidden.yaml", "sub/D.YAML", ".git/e.yaml"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
     files, problems = find_files([str(tmp_path)])
-    assert [str(Path(file).relative_to(tmp_path)) for file in files] == ["a.yml", "b.yaml", "c.json", "sub/d.yaml"]
+    names = [str(Path(file).relative_to(tmp_path)) for file in files]
+    assert names == ["a.yml", "b.yaml", "c.json", "sub/D.YAML"]
     assert problems == []
 
 
 def test_the_files_of_a_config_map_are_found_once_though_they_lead_into_a_hidden_folder(tmp_path: Path) -> None:
     mount_config_map(tmp_path, "..1", {"shop.yaml": service("web")})
     files, _ = find_files([str(tmp_path)])
-    assert files == [str(tmp_path / "shop.yaml")]
+    assert files == {str(tmp_path / "shop.yaml"): False}
     assert ("Service", "shop", "web") in load([str(tmp_path)]).objects
 
 
@@ -105,7 +120,7 @@ def test_the_mistakes_of_all_files_are_told_in_the_order_in_which_they_stand(tmp
 
 def test_an_object_that_is_there_twice_is_told_with_the_first_place(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(service("web"))
-    (tmp_path / "b.yaml").write_text(service("api") + service("web"))
+    (tmp_path / "b.yaml").write_text(service("api", "10.96.0.8") + service("web"))
     assert refusal(tmp_path) == (
         "error: a second Service shop/web\n"
         f"  {tmp_path}/b.yaml:9:18\n"
@@ -129,14 +144,14 @@ BYTES = [
 @pytest.mark.parametrize(("data", "first", "last"), [row[1:] for row in BYTES], ids=[row[0] for row in BYTES])
 def test_a_file_that_holds_no_manifests(tmp_path: Path, data: bytes, first: str, last: str) -> None:
     (tmp_path / "a.yaml").write_bytes(data)
-    text = refusal(tmp_path)
+    text = refusal(tmp_path / "a.yaml")
     assert text.startswith(first)
     assert text.endswith(last)
 
 
 def test_windows_line_ends_and_a_byte_order_mark_are_no_mistake(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_bytes(
-        b"\xef\xbb\xbf" + (service("web") + service("api")).replace("\n", "\r\n").encode()
+        b"\xef\xbb\xbf" + (service("web") + service("api", "10.96.0.8")).replace("\n", "\r\n").encode()
     )
     assert load([str(tmp_path)]).counts == {"Service": 2}
 
@@ -147,9 +162,76 @@ def test_a_range_that_is_none_is_a_mistake(tmp_path: Path) -> None:
     assert text.startswith("error: `service_cidr` takes a range, and 10.96.0.1/12 has host bits set")
 
 
+@pytest.mark.parametrize("cidr", ["10.96.0.0/31", "10.96.0.0/32", "fd00::/126"])
+def test_a_range_that_is_too_small_is_one_mistake(tmp_path: Path, cidr: str) -> None:
+    (tmp_path / "a.yaml").write_text(service("web") + service("api", '""') + service("db", '""'))
+    assert refusal(tmp_path, options=InventoryOptions(service_cidrs=(cidr,))) == (
+        f"error: `service_cidr`: the range {cidr} is too small\n  expected at least 8 addresses\n"
+        "hint: e.g. `10.96.0.0/12`"
+    )
+
+
+def test_what_stands_in_several_objects_is_told_beside_the_mistakes_of_one(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(
+        service("web", "999.1.1.1")
+        + service("web", "10.96.0.8")
+        + service("api", "10.96.0.9")
+        + service("db", "10.96.0.9")
+        + service("none").replace("ports:", "selector: {a: b}, ports:")
+    )
+    told = [line for line in refusal(tmp_path).splitlines() if line.startswith(("error", "warning"))]
+    assert told == [
+        "error: `999.1.1.1` is no IP address",
+        "error: a second Service shop/web",
+        "error: the ClusterIP `10.96.0.9` is taken",
+        "warning: the selector matches no Pod of the inventory",
+    ]
+
+
+def test_no_selector_is_said_to_match_nothing_where_a_pod_has_a_mistake(tmp_path: Path) -> None:
+    pod = "---\napiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: shop, labels: {a: yes}}\n"
+    (tmp_path / "a.yaml").write_text(service("web").replace("ports:", "selector: {a: b}, ports:") + pod)
+    assert "warning" not in refusal(tmp_path)
+
+
+def test_what_is_no_manifest_is_passed_over_in_a_folder_and_a_mistake_where_it_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(service("web"))
+    (tmp_path / "empty.yaml").write_text("")
+    (tmp_path / "package.json").write_text('{"name": "x"}')
+    (tmp_path / "tasks.yml").write_text("- a\n")
+    (tmp_path / "gone.yaml").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe.yaml")
+    inventory = load([str(tmp_path)])
+    assert inventory.counts == {"Service": 1}
+    said = [(Path(each.place.file).name, each.message, each.hint) for each in inventory.warnings if each.place]
+    assert sorted(said) == [
+        ("empty.yaml", "the file is empty", "it is passed over"),
+        ("gone.yaml", "a link to nothing", "it is passed over"),
+        ("package.json", "a document without `apiVersion` and `kind`", "it is passed over"),
+        ("pipe.yaml", "neither a file nor a folder", "it is passed over"),
+        ("tasks.yml", "a list where an object should be", "it is passed over"),
+    ]
+    for name in ("empty.yaml", "package.json", "tasks.yml", "pipe.yaml"):
+        told = refusal(tmp_path, tmp_path / name)
+        assert told.count("error: ") == 1
+
+
+def test_a_folder_of_which_nothing_is_a_manifest_is_a_mistake(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    assert f"error: no object for DNS in {tmp_path}\n" in refusal(tmp_path)
+
+
+def test_a_near_name_is_offered_only_if_it_may_hold_manifests(tmp_path: Path) -> None:
+    (tmp_path / "r.zone").write_text("")
+    assert "meant" not in refusal(tmp_path / "zones")
+    (tmp_path / "zone").mkdir()
+    assert f"hint: was `{tmp_path}/zone` meant?" in refusal(tmp_path / "zones")
+
+
 def test_a_warning_has_its_place_and_names_the_workload_that_was_meant(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(
-        "apiVersion: v1\nkind: Service\nmetadata:\n  name: web\nspec:\n  selector:\n    app: web\n---\n"
+        "apiVersion: v1\nkind: Service\nmetadata:\n  name: web\nspec:\n  selector:\n    app: web\n"
+        "  ports: [{port: 80}]\n---\n"
         "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: front}\n"
         "spec: {template: {metadata: {labels: {app: web}}}}\n"
     )
@@ -297,10 +379,10 @@ def test_files_and_folders_that_come_and_go_are_seen(tmp_path: Path) -> None:
         watched = Watched(tmp_path)
         await watched.until_report()
         (tmp_path / "sub").mkdir()
-        (tmp_path / "sub" / "b.yaml").write_text(service("api"))
-        assert (await watched.until_report())[0] == ["+Service api 10.96.0.7"]
         (tmp_path / "sub" / "b.yaml").write_text(service("api", "10.96.0.8"))
         assert (await watched.until_report())[0] == ["+Service api 10.96.0.8"]
+        (tmp_path / "sub" / "b.yaml").write_text(service("api", "10.96.0.9"))
+        assert (await watched.until_report())[0] == ["+Service api 10.96.0.9"]
         (tmp_path / "sub" / "b.yaml").unlink()
         assert (await watched.until_report())[0] == ["-Service api"]
         await watched.close()
@@ -330,6 +412,72 @@ def test_a_broken_file_changes_nothing_until_it_is_mended(tmp_path: Path) -> Non
     asyncio.run(scenario())
 
 
+def test_a_file_that_becomes_empty_in_a_folder_is_a_mistake(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        (tmp_path / "a.yaml").write_text(service("web"))
+        (tmp_path / "b.yaml").write_text(service("api", "10.96.0.8"))
+        watched = Watched(tmp_path)
+        await watched.until_report()
+        (tmp_path / "b.yaml").write_text("")
+        words, report = await watched.until_report()
+        assert (words, report.loaded) == ([], False)
+        assert [problem.message for problem in report.problems] == ["the file is empty"]
+        (tmp_path / "b.yaml").unlink()
+        assert (await watched.until_report())[0] == ["-Service api"]
+        await watched.close()
+
+    asyncio.run(scenario())
+
+
+def test_who_waits_for_a_change_is_back_after_a_while_without_one(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(service("web"))
+    watcher = _Watcher([str(tmp_path)])
+    stamp = watcher.stamp()
+    began = time.monotonic()
+    assert watcher.wait(stamp, 0.1) == stamp
+    assert time.monotonic() - began < 5
+
+
+def test_the_log_is_reminded_of_a_broken_inventory(caplog: pytest.LogCaptureFixture) -> None:
+    problems = [Problem("old", Place("a.yaml", 3), warning=True), Problem("`x` is no IP address", Place("b.yaml", 7))]
+    text = reminder(ConfigError(problems), 125.0)
+    assert text == (
+        "for 2 min the inventory has had 1 mistake: b.yaml:7: `x` is no IP address; the last good one is served"
+    )
+
+    async def scenario() -> None:
+        frame = msgspec.msgpack.encode(Reminder(text))
+        program = f"import sys; sys.stdout.buffer.write({len(frame).to_bytes(4, 'big') + frame!r})"
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", program, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        )
+        assert [change async for change in _Follower(set(), True).follow(child)] == []
+        await child.wait()
+
+    asyncio.run(scenario())
+    assert caplog.messages == [text]
+
+
+def test_what_was_taken_in_is_not_looked_at_by_the_garbage_collector_again(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        (tmp_path / "a.yaml").write_text(
+            "".join(service(f"web-{n}", f"10.97.{n // 250}.{n % 250}") for n in range(500))
+        )
+        stream = watch([str(tmp_path)])
+        held = []
+        async for change in stream:
+            if isinstance(change, Report):
+                break
+            held.append(change)
+        assert not any(each is held[0] for each in gc.get_objects())
+        await stream.aclose()  # type: ignore[attr-defined]
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        gc.unfreeze()
+
+
 def test_a_first_load_that_fails_is_reported_and_raised(tmp_path: Path) -> None:
     async def scenario() -> None:
         (tmp_path / "shop.yaml").write_text(service("web", "nonsense"))
@@ -354,8 +502,8 @@ def test_large_inventories_come_in_small_batches(tmp_path: Path) -> None:
                 break
             batches.append(change)
         assert sum(len(batch.events) for batch in batches) == 1002
-        assert all(isinstance(batch, Batch) and len(batch.events) <= 200 for batch in batches)
-        assert all(len(msgspec.msgpack.encode(batch)) <= 70_000 for batch in batches)
+        assert all(isinstance(batch, Batch) and len(batch.events) <= 40 for batch in batches)
+        assert all(len(msgspec.msgpack.encode(batch)) <= 18_000 for batch in batches)
         assert batches[-1].events[-1] == Synced()
         await stream.aclose()  # type: ignore[attr-defined]
 
@@ -373,7 +521,7 @@ def test_files_that_never_rest_are_served_all_the_same(tmp_path: Path) -> None:
             "".join(service(f"web-{n}", f"10.97.{n // 250}.{n % 250}") for n in range(2000))
         )
         file = tmp_path / "shop.yaml"
-        file.write_text(service("api"))
+        file.write_text(service("api", "10.96.0.8"))
         watched = Watched(tmp_path)
         await watched.until_report()
         writing = asyncio.create_task(restless(file))
@@ -394,7 +542,7 @@ def children() -> list[int]:
 def test_a_reader_that_dies_is_started_again_and_what_is_gone_meanwhile_goes(tmp_path: Path) -> None:
     async def scenario() -> None:
         file = tmp_path / "shop.yaml"
-        file.write_text(service("web") + service("api"))
+        file.write_text(service("web") + service("api", "10.96.0.8"))
         watched = Watched(file)
         await watched.until_report()
         (child,) = children()
@@ -402,6 +550,7 @@ def test_a_reader_that_dies_is_started_again_and_what_is_gone_meanwhile_goes(tmp
         words, report = await watched.until_report()
         assert (words, report.loaded) == ([], False)
         assert report.problems[0].message == "the process that reads the inventory was killed by signal 9"
+        assert report.verdict == "what it had read is still served"
         file.write_text(service("web", "10.96.0.9"))
         words, report = await watched.until_report()
         assert words == ["+Namespace shop", "+Service web 10.96.0.9", "-Service api"]
