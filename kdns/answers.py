@@ -9,13 +9,14 @@ Knows bytes and tags; no chain, no sockets.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice, repeat
 from random import Random
+from typing import Any
 
 import msgspec
 
-Tag = Hashable
+Tag = tuple[Any, ...]
 
 # RFC 1035 §4.1: the header; in a key and in a kept reply the ID is missing.
 _HEADER, _ID = 12, 2

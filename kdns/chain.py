@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
 from typing import Any, ClassVar, Protocol, TypeVar
 
+from kdns.answers import AnswerCache
 from kdns.corefile import Directive
 from kdns.errors import KdnsError, Problem
 from kdns.metrics import Metrics
@@ -80,6 +81,7 @@ class Request:
     """One question on its way through the chain.
 
     `tags` gathers what the answer depends on; `keep` is False once it depends on more than its tags and its question.
+    `varies` is True where the same question may as well get another order or choice of the same records.
     `now` is the time of arrival in seconds since 1970. `zone` is the zone of the server block that runs it.
     """
 
@@ -94,6 +96,7 @@ class Request:
         "server",
         "tags",
         "transport",
+        "varies",
         "zone",
     )
 
@@ -116,6 +119,7 @@ class Request:
         self.depth = 0
         self.tags: set[Tag] = set()
         self.keep = True
+        self.varies = False
         self._callbacks: list[Callable[[bytes, Answer], None]] | None = None
 
     @property
@@ -147,6 +151,7 @@ class Request:
         child.tags = self.tags
         answer = await self.server.resolve(child)
         self.keep = self.keep and child.keep
+        self.varies = self.varies or child.varies
         return answer
 
     def after_reply(self, callback: Callable[[bytes, Answer], None]) -> None:
@@ -189,9 +194,12 @@ class Process:
         self.plugins: list[Plugin] = []
         self.stopping = False
         self.addresses: list[bytes] = []
+        self.answers: list[AnswerCache] = []
 
     def forget(self, tags: set[Tag]) -> None:
         """Drop the kept answers that depend on any of these tags."""
+        for answers in self.answers:
+            answers.forget(tags)
 
 
 class Block:

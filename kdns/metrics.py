@@ -145,9 +145,10 @@ DECLARED: tuple[Metric, ...] = tuple(_DECLARED)
 # Their numbers are read off the rows of queries.
 _OF_QUERIES = frozenset((REQUESTS, REQUEST_SECONDS, REQUEST_BYTES, RESPONSE_BYTES, DO_REQUESTS, RESPONSES))
 
-# A row of queries that are alike but for their time: sums of seconds, request and reply bytes; then buckets of time.
-_SECONDS, _REQUEST_BYTES, _REPLY_BYTES, FIRST_BUCKET = range(4)
-_NEW_ROW = (0,) * (FIRST_BUCKET + len(TIME_BUCKETS) + 1)
+# A row of queries that are alike: how many, and the sums of their and their replies' bytes.
+_QUERIES, _REQUEST_BYTES, _REPLY_BYTES = range(3)
+# What queries of one block and zone took: the sum of seconds, then how many in each bucket.
+SECONDS, FIRST_BUCKET = range(2)
 # The bucket of each size that a message can have: a look-up where a search would be.
 _SIZE_BUCKET = bytes(bisect_left(SIZE_BUCKETS, size) for size in range(65536))
 _NO_VIEW = ""
@@ -162,6 +163,8 @@ class Metrics(Collector):
         self._histograms: dict[Metric, dict[Labels, list[float]]] = {}
         self._sources: dict[Metric, list[Callable[[], Mapping[Labels, float]]]] = {}
         self._rows: dict[tuple[str, str, str, str, str, bool, int, int, int, str], list[float]] = {}
+        self._times: dict[tuple[str, str], list[float]] = {}
+        self._late: list[Callable[[], None]] = []
         self._whole_as_integer = False
         for metric in DECLARED:
             if metric.buckets:
@@ -188,10 +191,12 @@ class Metrics(Collector):
     ) -> None:
         """Count one query and its reply. Sizes are in bytes, family is `1` for IPv4 and `2` for IPv6."""
         row = self.row(server, zone, transport, family, rtype, do, request_size, rcode, reply_size, plugin)
-        row[0] += seconds
-        row[1] += request_size
-        row[2] += reply_size
-        row[FIRST_BUCKET + bisect_left(TIME_BUCKETS, seconds)] += 1
+        row[_QUERIES] += 1
+        row[_REQUEST_BYTES] += request_size
+        row[_REPLY_BYTES] += reply_size
+        times = self.times(server, zone)
+        times[SECONDS] += seconds
+        times[time_bucket(seconds)] += 1
 
     def row(
         self,
@@ -208,7 +213,7 @@ class Metrics(Collector):
     ) -> list[float]:
         """The row in which such a query counts, for who keeps a reply and counts its uses by hand.
 
-        Each use adds seconds, request and reply bytes to the first three items and 1 to that at `time_bucket(seconds)`.
+        Its items are how many queries there were, and the sums of their bytes and of their replies' bytes.
         """
         key = (
             server,
@@ -225,8 +230,20 @@ class Metrics(Collector):
         try:
             return self._rows[key]
         except KeyError:
-            row = self._rows[key] = list(_NEW_ROW)
+            row = self._rows[key] = [0, 0, 0]
             return row
+
+    def times(self, server: str, zone: str) -> list[float]:
+        """What the queries of a block and zone took: the sum of seconds, then how many at each `time_bucket`."""
+        try:
+            return self._times[server, zone]
+        except KeyError:
+            times = self._times[server, zone] = [0.0] * (FIRST_BUCKET + len(TIME_BUCKETS) + 1)
+            return times
+
+    def before_reading(self, tell: Callable[[], None]) -> None:
+        """Call this before each exposition: whoever counts by hand brings the rows up to date then."""
+        self._late.append(tell)
 
     def increase(self, metric: Metric, *labels: str, by: float = 1) -> None:
         """Add to a counter or gauge."""
@@ -293,6 +310,8 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Family]:
         """What prometheus-client asks of a collector."""
+        for tell in self._late:
+            tell()
         values, histograms = self._of_queries()
         for metric in DECLARED:
             if metric.buckets:
@@ -334,14 +353,11 @@ class Metrics(Collector):
         for key, row in self._rows.items():
             server, zone, transport, family, rtype, do, request_bucket, rcode, reply_bucket, plugin = key
             block = (server, zone, _NO_VIEW)
-            times = row[FIRST_BUCKET:]
-            queries = sum(times)
+            queries = row[_QUERIES]
             _add(values[REQUESTS], (*block, transport, family, rtype), queries)
             _add(values[RESPONSES], (*block, rcode_label(rcode), plugin), queries)
             # CoreDNS has the series from a block's first query, with DO or without.
             _add(values[DO_REQUESTS], block, queries if do else 0)
-            seconds = histograms[REQUEST_SECONDS].setdefault(block, _new_histogram(REQUEST_SECONDS))
-            seconds[:] = map(sum, zip(seconds, (row[_SECONDS], *times), strict=True))
             for metric, total, bucket in (
                 (REQUEST_BYTES, row[_REQUEST_BYTES], request_bucket),
                 (RESPONSE_BYTES, row[_REPLY_BYTES], reply_bucket),
@@ -349,11 +365,13 @@ class Metrics(Collector):
                 sizes = histograms[metric].setdefault((*block, transport), _new_histogram(metric))
                 sizes[0] += total
                 sizes[1 + bucket] += queries
+        for (server, zone), times in self._times.items():
+            histograms[REQUEST_SECONDS][server, zone, _NO_VIEW] = times
         return values, histograms
 
 
 def time_bucket(seconds: float) -> int:
-    """Where in a row of `Metrics.row` a query that took so long is counted."""
+    """Where in `Metrics.times` a query that took so long is counted."""
     return FIRST_BUCKET + bisect_left(TIME_BUCKETS, seconds)
 
 

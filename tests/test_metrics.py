@@ -139,10 +139,12 @@ def test_a_kept_replys_uses_count_like_any_other() -> None:
     for seconds in (0.00001, 0.004, 20.0):
         count(by_call, seconds=seconds)
         row = by_hand.row("dns://:53", "cluster.local.", "udp", "1", 1, False, 54, 0, 106, "kubernetes")
-        row[0] += seconds
+        times = by_hand.times("dns://:53", "cluster.local.")
+        row[0] += 1
         row[1] += 54
         row[2] += 106
-        row[metrics.time_bucket(seconds)] += 1
+        times[0] += seconds
+        times[metrics.time_bucket(seconds)] += 1
     of_queries = [
         {name: value for name, value in samples(each).items() if name.startswith("coredns_dns")}
         for each in (by_call, by_hand)
