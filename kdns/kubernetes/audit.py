@@ -21,7 +21,7 @@ from kdns.kubernetes.changes import (
     parts_of,
     version_of,
 )
-from kdns.kubernetes.client import ApiError, Client
+from kdns.kubernetes.client import Client
 from kdns.kubernetes.watch import PAGE, Watch
 from kdns.metrics import Metrics
 
@@ -91,18 +91,18 @@ async def _repair(watch: Watch, client: Client, key: str) -> bool:
     """Put one object right, if it still differs now; False if it has come right by itself."""
     held = watch.known.get(key)
     namespace, name = parts_of(key)
+    # A list of one: who may list and watch, and nothing else, may not get.
+    named = {"fieldSelector": f"metadata.name={name}"}
+    body = await client.get(watch.resource.path(namespace), watch.scope.parameters | named)
     try:
-        body = await client.get(f"{watch.resource.path(namespace)}/{name}", {})
-    except ApiError as error:
-        if error.status != 404:
-            raise
-        if held is None or watch.known.get(key) != held:
-            return False
-        watch.remove(key)
-        return True
-    if watch.known.get(key) != held:
-        return False
-    try:
-        return watch.put_right(watch.resource.object.decode(body))
+        page = watch.resource.page.decode(body)
     except msgspec.MsgspecError:
         return False
+    if watch.known.get(key) != held:
+        return False
+    if page.items:
+        return watch.put_right(page.items[0])
+    if held is None:
+        return False
+    watch.remove(key)
+    return True

@@ -80,6 +80,9 @@ class ApiError(PeerError):
 
 def unreachable(error: BaseException) -> ApiError:
     """The error of a request that got no reply, or lost it half-way."""
+    # Its number is OpenSSL's, not the system's.
+    if isinstance(error, _TLS_ERRORS):
+        return ApiError(Status(0, type(error).__name__, str(error)))
     if isinstance(error, aiohttp.ClientConnectorError) and error.errno is not None and error.errno > 0:
         message = f"{error.host}:{error.port}: {os.strerror(error.errno)}"
         return ApiError(Status(0, "not reached", message))
@@ -318,9 +321,7 @@ class Client:
         self._read_at = self._clock()
 
     async def _renew_session(self, credentials: Credentials) -> None:
-        connector = aiohttp.TCPConnector(
-            ssl=credentials.tls(), limit=0, keepalive_timeout=60, socket_factory=_socket, ssl_shutdown_timeout=0
-        )
+        connector = aiohttp.TCPConnector(ssl=credentials.tls(), limit=0, keepalive_timeout=60, socket_factory=_socket)
         session = aiohttp.ClientSession(
             connector=connector,
             timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS, sock_connect=CONNECT_SECONDS),

@@ -120,6 +120,12 @@ class Live:
 
     # The snapshot
 
+    async def _touch(self) -> None:
+        try:
+            os.utime(self._options.snapshot)
+        except FileNotFoundError:
+            await snapshot.write(self._cluster, self._options.snapshot)
+
     def _restore(self) -> list[Object]:
         """Serve what was known last; what an API server says later is told as a difference to it."""
         path = self._options.snapshot
@@ -159,7 +165,7 @@ class Live:
                     await snapshot.write(self._cluster, path)
                 elif self._source is not None and self._source.connected:
                     # Nothing has changed and we would know: what the file says holds now as well.
-                    os.utime(path)
+                    await self._touch()
                 self._snapshot_time = self._clock()
                 written = serial
             except (snapshot.SnapshotError, OSError) as error:

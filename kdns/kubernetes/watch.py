@@ -312,6 +312,9 @@ class Watch:
                     async for chunk in chunks:
                         self._hear(silent=silence if listing else None)
                         listing = await self._take(lines.take(chunk), seen if listing else None) and listing
+                        if not listing:
+                            # The list has ended in this chunk: from here on it may be silent.
+                            self._hear(silent=None)
                         # Chunks may lie ready for as long as a list is; queries are to have their turn.
                         await asyncio.sleep(0)
         except TimeoutError as error:
@@ -329,7 +332,8 @@ class Watch:
 
     def _hear(self, silent: float | None) -> None:
         self.heard = self._clock()
-        if self._deadline is not None and not self._deadline.expired():
+        # What was given up stays so, whatever it still says.
+        if self._deadline is not None and not self._deadline.expired() and not self._dropped:
             self._deadline.reschedule(None if silent is None else asyncio.get_running_loop().time() + silent)
 
     async def _take(self, lines: Iterable[bytes], seen: set[str] | None) -> bool:

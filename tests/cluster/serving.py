@@ -199,7 +199,7 @@ def serving(
     written = folder / f"Corefile-{number}"
     written.write_text(corefile(port, http, options, forward))
     # setpriv: the kernel ends it when we end without coming to our own end.
-    line = [needs.command("setpriv"), "--pdeathsig", "KILL"]
+    line = [needs.command("setpriv", "unshare"), "--pdeathsig", "KILL"]
     if account_folder is not None:
         needs.root()
         line += [*_AS_IN_A_POD, ACCOUNT_FOLDER, str(account_folder)]
@@ -363,7 +363,8 @@ class Way:
         self.port = int(self._listener.getsockname()[1])
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._lock = threading.Lock()
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
 
     def cut(self) -> None:
         """End every connection, as a server does that goes away."""
@@ -377,6 +378,7 @@ class Way:
     def end(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self._thread.join()
         self.cut()
 
     def _accept(self) -> None:

@@ -191,6 +191,7 @@ def test_a_history_that_was_forgotten_while_kdns_stood_still(plane: ControlPlane
     assert "Traceback" not in server.said
 
 
+@pytest.mark.slow
 def test_an_api_server_that_falls_silent_and_goes_on(
     plane: ControlPlane, shop: Shop, server: Server, outside: str, tmp_path: Path
 ) -> None:

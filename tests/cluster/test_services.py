@@ -485,6 +485,13 @@ def test_many_services_at_once(server: Server, cluster: ControlPlane) -> None:
             server.expect(name, "A", service["spec"]["clusterIP"], seconds=30)
 
 
+def test_a_kubeconfig_alone_is_enough_to_serve_its_cluster(cluster: ControlPlane) -> None:
+    line = ("serve", "--kubeconfig", str(cluster.kubeconfig()), "--context", "kdns", "--listen", "127.0.0.1:PORT")
+    with started.started("kdns", *line) as server:
+        assert server.dig("+short", f"kubernetes.default.svc.{ZONE}") == f"{KUBERNETES}\n"
+        assert server.dig("+short", "-x", KUBERNETES) == f"kubernetes.default.svc.{ZONE}\n"
+
+
 # The same objects as an inventory
 
 
