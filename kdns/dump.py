@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator, Sequence
 
@@ -13,11 +14,14 @@ from kdns.errors import ConfigError, Problem
 from kdns.kubernetes import inventory
 from kdns.kubernetes.cluster import Cluster
 from kdns.kubernetes.controller import InventoryOptions
-from kdns.kubernetes.objects import EndpointSlice, Put, Synced
+from kdns.kubernetes.objects import EndpointSlice, Object, Put, Synced
 from kdns.kubernetes.schema import View, reverse_records, zone_records
+from kdns.kubernetes.yamltext import resolve
 from kdns.wire import names, records
 
 _DEFAULT_PRIMARY = "cluster.local."
+# How long a cluster may take to be read.
+READ_SECONDS = 60.0
 
 
 def as_zone(paths: Sequence[str], options: InventoryOptions, zone: str, ttl: int) -> Iterator[str]:
@@ -37,7 +41,7 @@ def as_zone(paths: Sequence[str], options: InventoryOptions, zone: str, ttl: int
         apex = names.from_text(text)
         reverse = text.endswith((".in-addr.arpa.", ".ip6.arpa.")) or text in ("in-addr.arpa.", "ip6.arpa.")
         primary = names.from_text(_DEFAULT_PRIMARY) if reverse else apex
-        # A zone file needs a name server; the address is the one that documentation has for such (RFC 5737).
+        # A zone file needs a name server, and this server is wherever the file is read.
         view = View(cluster, primary, ttl, pods="verified", own=lambda: (b"\x7f\x00\x00\x01",))
         yield f"$ORIGIN {text}"
         for record in reverse_records(view, apex) if reverse else zone_records(view, apex):
@@ -46,7 +50,40 @@ def as_zone(paths: Sequence[str], options: InventoryOptions, zone: str, ttl: int
 
 def as_yaml(paths: Sequence[str], options: InventoryOptions) -> Iterator[str]:
     """The documents of an inventory that says in full what this one amounts to. Raises ConfigError."""
-    for loaded in inventory.load(paths, options).objects.values():
-        version = "discovery.k8s.io/v1" if isinstance(loaded, EndpointSlice) else "v1"
-        document = {"apiVersion": version, **msgspec.to_builtins(loaded)}
-        yield "---\n" + yaml.dump(document, Dumper=yaml.CSafeDumper, sort_keys=False).rstrip()
+    return map(_document, inventory.load(paths, options).objects.values())
+
+
+def of_cluster(kubeconfig: str, context: str) -> Iterator[str]:
+    """The documents of an inventory that says what a live cluster has. Raises KdnsError if it can't be read."""
+    # Three times what an inventory needs in memory and time, so not for who has one.
+    from kdns.kubernetes.live import Server, read_once
+
+    objects = asyncio.run(read_once(Server(kubeconfig, context), READ_SECONDS))
+    return map(_document, sorted(objects, key=_order))
+
+
+def _order(object: Object) -> tuple[int, str, str]:
+    kind = type(object).__name__
+    return inventory.ORDER[kind], object.metadata.namespace, object.metadata.name
+
+
+def _document(object: Object) -> str:
+    version = "discovery.k8s.io/v1" if isinstance(object, EndpointSlice) else "v1"
+    # What only this cluster at this moment has.
+    plain = msgspec.structs.replace(
+        object.metadata, resource_version="", uid="", annotations=None, creation_timestamp=None
+    )
+    document = {"apiVersion": version, **msgspec.to_builtins(msgspec.structs.replace(object, metadata=plain))}
+    return "---\n" + yaml.dump(document, Dumper=_Dumper, sort_keys=False).rstrip()
+
+
+class _Dumper(yaml.CSafeDumper):
+    """Quotes what Kubernetes' YAML would read as something else than text, such as `y` and `1e3`."""
+
+
+def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    style = None if isinstance(resolve(text), str) else "'"
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)

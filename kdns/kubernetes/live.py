@@ -16,11 +16,11 @@ from pathlib import Path
 import msgspec
 
 from kdns import metrics
-from kdns.errors import ConfigError, Problem
+from kdns.errors import ConfigError, KdnsError, Problem
 from kdns.kubernetes import client, snapshot
 from kdns.kubernetes.api import ApiSource, Wanted
 from kdns.kubernetes.cluster import Cluster
-from kdns.kubernetes.objects import Event, Namespace, Object, Put, Synced
+from kdns.kubernetes.objects import Delete, Event, Namespace, Object, Put, Synced
 from kdns.kubernetes.watch import Tell
 from kdns.metrics import Metrics
 
@@ -186,3 +186,31 @@ def open_source(server: Server, wanted: Wanted, tell: Tell, numbers: Metrics) ->
     else:
         credentials = client.in_cluster()
     return ApiSource(client.Client(credentials), wanted, tell, numbers)
+
+
+async def read_once(server: Server, seconds: float) -> list[Object]:
+    """Everything in a cluster that DNS may need, as it is now. Raises KdnsError if it takes longer than that."""
+    found: dict[tuple[str, str, str], Object] = {}
+    done = asyncio.Event()
+
+    def tell(events: Sequence[Event], live: bool) -> None:
+        for event in events:
+            match event:
+                case Put(object=object):
+                    found[type(object).__name__, object.metadata.namespace, object.metadata.name] = object
+                case Delete(kind=kind, namespace=namespace, name=name):
+                    found.pop((kind, namespace, name), None)
+                case Synced():
+                    done.set()
+
+    source = open_source(server, Wanted(pods=True), tell, Metrics())
+    reading = asyncio.create_task(source.run())
+    try:
+        async with asyncio.timeout(seconds):
+            await done.wait()
+    except TimeoutError:
+        raise KdnsError(f"the cluster was not read within {seconds:g} s: {'; '.join(source.missing)}") from None
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+    return list(found.values())
