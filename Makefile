@@ -2,6 +2,9 @@
 PYTHON ?= python3
 UV_VERSION := 0.13.9
 
+# Where `make run` listens.
+PORT := 1053
+
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -28,8 +31,8 @@ $(READY): requirements-dev.txt pyproject.toml Makefile
 	$(UV_ENV) $(UV) pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-run: setup ## serve the example zones on 127.0.0.1:1053
-	$(BIN)/kdns serve --inventory zones --listen 127.0.0.1:1053
+run: setup ## serve the example zones on 127.0.0.1:1053; PORT=2053 chooses
+	$(BIN)/kdns serve --inventory zones --listen 127.0.0.1:$(PORT)
 
 control-plane: setup ## build the control plane that tests run into a cache, once: minutes
 	@$(BIN)/python tests/cluster/build.py

@@ -79,12 +79,11 @@ class Kept:
         self.replies = repeat(reply)
 
     def also(self, reply: bytes, variants: int, random: Random) -> None:
-        """One more order of the same records. Until there are enough each query brings another."""
+        """One more order of the same records, in place of the oldest. Until there are enough each query brings one."""
         made = self._made
-        if len(made) < variants:
-            made.append(reply)
-        else:
-            made[random.randrange(variants)] = reply
+        if len(made) == variants:
+            del made[0]
+        made.append(reply)
         if len(made) == variants:
             self.replies = iter(random.sample(made, variants))
 
@@ -190,8 +189,8 @@ class AnswerCache:
         """How often something was forgotten; an answer that waits remembers it."""
         return self._changes
 
-    def find(self, packet: bytes) -> bytes | None:
-        """The reply to a packet, if one is kept."""
+    def find(self, packet: bytes) -> tuple[bytes, Kept] | None:
+        """The reply to a packet, if one is kept, and where it was kept."""
         key = packet[_ID:]
         kept = self.positive.find(key) or self.negative.find(key)
         if kept is not None:
@@ -199,7 +198,7 @@ class AnswerCache:
             if body is None:
                 return None
             kept.uses += 1
-            return packet[:_ID] + body
+            return packet[:_ID] + body, kept
         end = question_end(packet)
         name = packet[_HEADER : end - _TYPE_AND_CLASS] if end else b""
         folded = name.lower()
@@ -212,7 +211,7 @@ class AnswerCache:
             return None
         kept.uses += 1
         # What the reply says of the question's name are pointers to it, so the client finds its own spelling.
-        return packet[:_ID] + body[: _HEADER - _ID] + name + body[end - _TYPE_AND_CLASS - _ID :]
+        return packet[:_ID] + body[: _HEADER - _ID] + name + body[end - _TYPE_AND_CLASS - _ID :], kept
 
     def keep(
         self,

@@ -13,19 +13,20 @@ import ipaddress
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
 from kdns import metrics
 from kdns.chain import Block, Plugin, Process, fold
-from kdns.corefile import Corefile, Key, ServerBlock
+from kdns.corefile import Corefile, Key, ServerBlock, fingerprint
 from kdns.errors import ConfigError, Problem
 from kdns.kubernetes.cluster import pack_address
 from kdns.options import unknown_directive
 from kdns.plugins import PLUGINS
 from kdns.plugins.bind import interface_addresses
 from kdns.responder import Responder, Site
+from kdns.server.batch import serve_udp
 from kdns.server.http import HttpServer
 from kdns.server.tcp import TcpServer, open_tcp
 from kdns.server.udp import UdpServer, open_udp
@@ -69,12 +70,14 @@ def build(corefile: Corefile, process: Process) -> Configuration:
     if any(not problem.warning for problem in problems):
         raise ConfigError(problems)
     process.plugins = [plugin for _, block in blocks for plugin in block.plugins]
+    process.metrics.set(metrics.RELOAD_VERSION, 1, "sha512", fingerprint(corefile))
     return Configuration(process, tuple(block for _, block in blocks), tuple(listeners), tuple(problems))
 
 
 def _build_block(server_block: ServerBlock, process: Process, problems: list[Problem]) -> Block:
     zones = list(dict.fromkeys(names.from_text(key.zone) for key in server_block.keys))
-    block = Block(process, zones, server_block.keys[0].port)
+    block = Block(process, zones, server_block.keys[0].port if server_block.keys else 0)
+    before = len(problems)
     unknown = [directive.name for directive in server_block.directives if directive.name.text not in _NAMES]
     problems += [unknown_directive(name, _NAMES) for name in unknown]
     made: list[tuple[type[Plugin], object]] = []
@@ -83,14 +86,15 @@ def _build_block(server_block: ServerBlock, process: Process, problems: list[Pro
         options = plugin.read(directives, problems) if directives else None
         if options is not None:
             made.append((plugin, options))
-    # A plugin may count on all options of its block being right, so none is made before all are read.
-    if not any(not problem.warning for problem in problems):
+    # A plugin may count on all of its block being right, so none is made before all is read.
+    if zones and all(problem.warning for problem in problems[before:]):
         for plugin, options in made:
             try:
                 block.plugins.append(plugin(options, block))
                 block.plugins[-1].configure(block)
             except ConfigError as error:
-                problems.extend(error.problems)
+                place = server_block.named(plugin.name)[0].name.place()
+                problems += [msgspec.structs.replace(each, place=each.place or place) for each in error.problems]
     return block
 
 
@@ -160,15 +164,17 @@ class App:
         await self._close()
 
     def _listen(self) -> None:
-        for listener in self._configuration.listeners:
+        listeners = self._configuration.listeners
+        for listener, (udp, tcp) in zip(listeners, _all_sockets(listeners), strict=True):
             responder = Responder(listener.sites, self._process, self._process.metrics)
-            udp, tcp = _sockets(listener)
-            self._udp += [UdpServer(responder, sock) for sock in udp]
+            self._udp += [serve_udp(responder, sock) for sock in udp]
             self._tcp.append(TcpServer(responder, tcp))
+            responder.idle_seconds = self._tcp[-1].told_idle_seconds
         for server in self._udp:
             server.start()
             self._process.metrics.read(metrics.PACKETS_DROPPED, _udp_drops(server))
             self._process.metrics.read(metrics.UDP_SEND_DROPS, _udp_send_drops(server))
+            self._process.metrics.read(metrics.UDP_RECEIVE_DROPS, _udp_receive_drops(server))
         for tcp_server in self._tcp:
             tcp_server.start()
             self._process.metrics.read(metrics.TCP_CLOSED, _tcp_closed(tcp_server))
@@ -214,6 +220,10 @@ def _udp_send_drops(server: UdpServer) -> Callable[[], dict[tuple[str, ...], flo
     return lambda: {("would_block",): server.dropped_sends, ("error",): server.send_errors}
 
 
+def _udp_receive_drops(server: UdpServer) -> Callable[[], dict[tuple[str, ...], float]]:
+    return lambda: {(): server.receive_drops()}
+
+
 def _tcp_closed(server: TcpServer) -> Callable[[], dict[tuple[str, ...], float]]:
     return lambda: {
         ("too_many",): server.refused_full,
@@ -225,7 +235,37 @@ def _tcp_closed(server: TcpServer) -> Callable[[], dict[tuple[str, ...], float]]
     }
 
 
-def _sockets(listener: Listener) -> tuple[list[socket.socket], list[socket.socket]]:
+Sockets = tuple[list[socket.socket], list[socket.socket]]
+
+
+def _all_sockets(listeners: Sequence[Listener]) -> list[Sockets]:
+    """The sockets of each listener. Raises ConfigError, and then none is left open.
+
+    One address and all addresses of a port can both be served: the kernel gives a packet to the more exact socket. It
+    takes SO_REUSEPORT, with which a port that another kdns has would no longer be refused; so that is tried first.
+    """
+    everywhere = {listener.port for listener in listeners if not listener.address}
+    shared = [listener for listener in listeners if listener.port in everywhere]
+    shared = [each for each in shared if sum(other.port == each.port for other in shared) > 1]
+    for listener in shared:
+        _close(_sockets(listener))
+    opened: list[Sockets] = []
+    with contextlib.ExitStack() as undo:
+        for listener in listeners:
+            sockets = _sockets(listener, listener in shared)
+            undo.callback(_close, sockets)
+            opened.append(sockets)
+        undo.pop_all()
+    return opened
+
+
+def _close(sockets: Sockets) -> None:
+    udp, tcp = sockets
+    for sock in udp + tcp:
+        sock.close()
+
+
+def _sockets(listener: Listener, share: bool = False) -> Sockets:
     """UDP and TCP sockets of a listener: of both families where it has no address. Raises ConfigError."""
     udp: list[socket.socket] = []
     tcp: list[socket.socket] = []
@@ -233,8 +273,8 @@ def _sockets(listener: Listener) -> tuple[list[socket.socket], list[socket.socke
     try:
         for address in addresses:
             try:
-                udp.append(open_udp(address, listener.port))
-                tcp.append(open_tcp(address, listener.port))
+                udp.append(open_udp(address, listener.port, share))
+                tcp.append(open_tcp(address, listener.port, share))
             except OSError as error:
                 # A machine without IPv6 still has all of IPv4.
                 if (
@@ -245,8 +285,7 @@ def _sockets(listener: Listener) -> tuple[list[socket.socket], list[socket.socke
                     continue
                 raise
     except OSError as error:
-        for sock in udp + tcp:
-            sock.close()
+        _close((udp, tcp))
         raise ConfigError([_cannot_listen(listener, error)]) from error
     return udp, tcp
 
@@ -254,7 +293,7 @@ def _sockets(listener: Listener) -> tuple[list[socket.socket], list[socket.socke
 def _cannot_listen(listener: Listener, error: OSError) -> Problem:
     where = f"{f'[{listener.address}]' if ':' in listener.address else listener.address}:{listener.port}"
     if error.errno == errno.EADDRINUSE:
-        return Problem(f"{where} is taken", hint=f"another port may be free, such as {_free_port(listener.address)}")
+        return Problem(f"{where} is taken; port {_free_port(listener.address)} is free")
     if error.errno in (errno.EACCES, errno.EPERM):
         return Problem(f"not allowed to listen on {where}", hint="ports below 1024 need the right NET_BIND_SERVICE")
     return Problem(f"can't listen on {where}: {os.strerror(error.errno or 0)}")

@@ -5,16 +5,18 @@ stdout is data, stderr is talk; 0 done, 1 found wrong, 2 asked wrong.
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import click
 
 from kdns import __version__, corefile, dump, logs, serve
 from kdns.app import Configuration
-from kdns.errors import ConfigError, KdnsError, Problem, draw
+from kdns.errors import ConfigError, KdnsError, Problem, draw_all
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -24,8 +26,10 @@ def kdns() -> None:
 
 @kdns.command("serve")
 @click.option("--inventory", "-i", multiple=True, metavar="PATH", help="Manifests to serve: a file, a folder, a glob.")
-@click.option("--corefile", "corefile_path", metavar="FILE", help="Serve what a Corefile says instead.")
-@click.option("--listen", "-l", multiple=True, metavar="ADDR:PORT", help="Where to listen. [127.0.0.1:1053]")
+@click.option("--kubeconfig", metavar="FILE", help="Serve the cluster that a kubeconfig leads to. Pods have no names.")
+@click.option("--context", metavar="NAME", help="With --kubeconfig: which context. [the current one]")
+@click.option("--corefile", "corefile_path", metavar="FILE", help="Serve what a Corefile says.")
+@click.option("--listen", "-l", multiple=True, metavar="ADDR[:PORT]", help="Where to listen. [127.0.0.1:1053]")
 @click.option("--zone", default="cluster.local", show_default=True, help="The domain of the cluster.")
 @click.option(
     "--forward", metavar="ADDR", help="Who answers for all other names, such as 192.0.2.1 or /etc/resolv.conf."
@@ -35,6 +39,8 @@ def kdns() -> None:
 @click.option("--print-corefile", is_flag=True, help="Print the Corefile that the options amount to, and end.")
 def serve_command(
     inventory: tuple[str, ...],
+    kubeconfig: str | None,
+    context: str | None,
     corefile_path: str | None,
     listen: tuple[str, ...],
     zone: str,
@@ -43,22 +49,29 @@ def serve_command(
     cluster_ips: str,
     print_corefile: bool,
 ) -> None:
-    """Serve DNS from an inventory of manifests, or as a Corefile says."""
-    if bool(inventory) == bool(corefile_path):
-        raise click.UsageError("give either --inventory PATH or --corefile FILE")
+    """Serve DNS from an inventory of manifests, from a cluster, or as a Corefile says."""
+    if sum(map(bool, (inventory, kubeconfig, corefile_path))) != 1:
+        raise click.UsageError("give one of --inventory PATH, --kubeconfig FILE and --corefile FILE")
+    if context and not kubeconfig:
+        raise click.UsageError("--context is one of a --kubeconfig FILE")
+    if kubeconfig and (service_cidr or cluster_ips != "allocate"):
+        raise click.UsageError("--service-cidr and --cluster-ips are for an --inventory: a cluster has its addresses")
     if corefile_path:
-        parsed = corefile.load(corefile_path)
+        read = functools.partial(corefile.load, corefile_path)
     else:
-        text = serve.corefile_text(serve.Wish(inventory, listen, zone, forward, service_cidr, cluster_ips))
-        parsed = corefile.parse(text, "options of `kdns serve`")
+        wish = serve.Wish(inventory, kubeconfig or "", context or "", listen, zone, forward, service_cidr, cluster_ips)
+        read = functools.partial(corefile.parse, serve.corefile_text(wish), serve.OPTIONS)
     if print_corefile:
-        click.echo(corefile.render(parsed), nl=False)
+        click.echo(corefile.render(read()), nl=False)
         return
+    parsed = serve.tolerant(read)
     colour = _colour(sys.stderr.isatty())
     logs.configure(sys.stderr, colour)
 
     def show(configuration: Configuration) -> None:
-        _show(serve.warnings(parsed, configuration))
+        if warnings := serve.warnings(parsed, configuration):
+            _show(warnings)
+            click.echo(err=True)
         for line in serve.start_lines(configuration, colour):
             click.echo(line, err=True, color=colour)
 
@@ -70,9 +83,16 @@ def serve_command(
 def check(files: tuple[str, ...]) -> None:
     """Tell every mistake of Corefiles and inventories, without a cluster, a network or a port."""
     problems: list[Problem] = []
+    passed_over: Counter[str] = Counter()
     for file in files:
-        problems += serve.check(file)
-    _show(problems)
+        checked = serve.check(file)
+        problems += checked.problems
+        passed_over += Counter(checked.passed_over)
+    if problems:
+        _show(problems)
+        click.echo(err=True)
+    if passed_over:
+        click.echo(f"passed over: {serve.kinds_text(passed_over)}", err=True)
     wrong = sum(not problem.warning for problem in problems)
     if wrong:
         click.echo(_count(wrong, "mistake"), err=True)
@@ -134,8 +154,7 @@ def _print(lines: Iterable[str]) -> None:
 
 def _show(problems: Sequence[Problem]) -> None:
     colour = _colour(sys.stderr.isatty())
-    for problem in problems:
-        click.echo(draw(problem, colour) + "\n", err=True, color=colour)
+    click.echo(draw_all(problems, colour), err=True, color=colour)
 
 
 def _count(number: int, one: str) -> str:

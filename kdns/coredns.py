@@ -5,6 +5,7 @@ Law: CoreDNS 1.14.7, coremain/run.go: flags with one dash or two, what is said o
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import platform
@@ -16,26 +17,34 @@ import click
 
 from kdns import __version__, corefile, logs, serve
 from kdns.app import Configuration
-from kdns.errors import ConfigError, KdnsError, draw
+from kdns.errors import ConfigError, KdnsError, Problem, draw_all
 from kdns.plugins import PLUGINS
 
 log = logging.getLogger("kdns")
 
 # Tools of Kubernetes read the first line and know CoreDNS's versions only.
 COMPATIBLE_VERSION = "1.14.7"
-# What CoreDNS serves where nobody wrote a Corefile.
-_NO_COREFILE = ". {\n    whoami\n    log\n}\n"
 _TAKE_A_VALUE = ("conf", "dns.port", "p", "pidfile")
 
 
+class _Flag(click.Option):
+    """An option that is shown as Go shows it, with one dash."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        record = super().get_help_record(ctx)
+        return (record[0].replace("--", "-"), record[1]) if record else None
+
+
 @click.command(add_help_option=False)
-@click.option("--conf", default="", metavar="FILE", help="The Corefile; `stdin` reads standard input.")
-@click.option("--dns.port", "--p", "port", type=click.IntRange(1, 65535), default=53, help="The default port.")
-@click.option("--pidfile", default="", metavar="FILE", help="Where to write the process id.")
-@click.option("--plugins", is_flag=True, help="List the directives.")
-@click.option("--quiet", is_flag=True, help="Say nothing at start but warnings.")
-@click.option("--version", is_flag=True, help="Show the versions.")
-@click.help_option("--h", "--help")
+@click.option("--conf", cls=_Flag, default="", metavar="FILE", help="The Corefile; `stdin` reads standard input.")
+@click.option(
+    "--dns.port", "--p", "port", cls=_Flag, type=click.IntRange(1, 65535), default=53, help="The default port."
+)
+@click.option("--pidfile", cls=_Flag, default="", metavar="FILE", help="Where to write the process id.")
+@click.option("--plugins", cls=_Flag, is_flag=True, help="List the directives.")
+@click.option("--quiet", cls=_Flag, is_flag=True, help="Say nothing at start but warnings.")
+@click.option("--version", cls=_Flag, is_flag=True, help="Show the versions.")
+@click.help_option("--h", "--help", cls=_Flag)
 @click.argument("surplus", nargs=-1, metavar="")
 def coredns(
     conf: str, port: int, pidfile: str, plugins: bool, quiet: bool, version: bool, surplus: tuple[str, ...]
@@ -61,8 +70,7 @@ def coredns(
 
     def show(configuration: Configuration) -> None:
         for problem in serve.warnings(parsed, configuration):
-            where = f"{problem.place.file}:{problem.place.line}: " if problem.place else ""
-            log.warning("%s%s", where, problem.message)
+            log.warning("%s", _line(problem))
         if not quiet:
             print("\n".join([*zone_lines(configuration), _versions()]), flush=True)
 
@@ -78,12 +86,21 @@ def zone_lines(configuration: Configuration) -> list[str]:
     )
 
 
+def _line(problem: Problem) -> str:
+    where = f"{problem.place.file}:{problem.place.line}" if problem.place else ""
+    text = ": ".join(filter(None, (where, problem.subject, problem.message)))
+    return f"{text} ({problem.hint})" if problem.hint else text
+
+
 def _corefile(conf: str, port: int) -> corefile.Corefile:
-    if conf == "stdin":
-        return corefile.parse(sys.stdin.read(), "stdin", default_port=port)
-    if not conf and not Path("Corefile").exists():
-        return corefile.parse(_NO_COREFILE, "no Corefile", default_port=port)
-    return corefile.load(conf or "Corefile", default_port=port)
+    def read() -> corefile.Corefile:
+        if conf == "stdin":
+            return corefile.parse(sys.stdin.read(), "stdin", default_port=port, environment=os.environ)
+        if not conf and not Path("Corefile").exists():
+            return corefile.parse(serve.NO_BLOCK, "no Corefile", default_port=port)
+        return corefile.load(conf or "Corefile", default_port=port)
+
+    return serve.tolerant(read, port)
 
 
 def _versions() -> str:
@@ -108,13 +125,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         coredns.main(args=_two_dashes(given), prog_name="coredns", standalone_mode=False)
     except ConfigError as error:
-        sys.stderr.write("\n\n".join(draw(problem) for problem in serve.in_order(error.problems)) + "\n")
+        sys.stderr.write(draw_all(serve.in_order(error.problems)) + "\n")
         raise SystemExit(1) from None
     except KdnsError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(1) from None
     except click.ClickException as error:
-        error.show()
+        told = io.StringIO()
+        error.show(told)
+        sys.stderr.write(told.getvalue().replace("--", "-"))
         raise SystemExit(2) from None
     except click.exceptions.Abort:
         raise SystemExit(130) from None

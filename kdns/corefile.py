@@ -31,6 +31,8 @@ _BARE = re.compile(rf"[^{_BLANK}#]+")
 _GLUED_COMMENT = re.compile(rf"#[^{_BLANK}]*")
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _TO_ESCAPE = re.compile(r'\\[^"]|"', re.DOTALL)
+# A name may have a slash in it (RFC 2317), but no four numbers and no colon before it.
+_LIKE_NETWORK = re.compile(r"(?:[0-9]+\.){3}[0-9]+/[0-9]+|[0-9A-Fa-f.]*:[0-9A-Fa-f.:]*/[0-9]+")
 _GLUED_BRACE = re.compile(r"[^{}]+\{")
 # Not inside `{{…}}`: CoreDNS also empties a Go template's `{{$x}}`, so no working Corefile holds one.
 _ENVIRONMENT = re.compile(r"\{%([^{}%\s]+)%\}|(?<!\{)\{\$([^{}\s]+)\}(?!\})")
@@ -108,6 +110,17 @@ class Corefile(msgspec.Struct, frozen=True):
     text: dict[str, str] = {}
 
 
+class CorefileError(ConfigError):
+    """The mistakes and warnings of a text, and its blocks as far as they can be read on for more mistakes.
+
+    There are none where braces, quotes or imports are wrong: what follows those would be told for nothing.
+    """
+
+    def __init__(self, problems: Iterable[Problem], blocks: list[ServerBlock]) -> None:
+        super().__init__(problems)
+        self.blocks = blocks
+
+
 def load(
     path: str,
     *,
@@ -132,15 +145,16 @@ def parse(
     read: Callable[[str], str] | None = None,
     glob: Callable[[str], list[str]] | None = None,
 ) -> Corefile:
-    """Parse a Corefile's text; raises ConfigError with every mistake found.
+    """Parse a Corefile's text; raises CorefileError with every mistake found.
 
     Without an `environment` references such as `{$NAME}` stay as they are. `read` gives the text of an imported
     path and raises OSError; `glob` gives the sorted paths that match a pattern.
     """
     parser = _Parser(default_port, environment, read or read_regular, glob or matching_files)
     blocks = parser.parse(text, file)
-    if parser.problems:
-        raise ConfigError(parser.in_order(parser.problems))
+    if mistakes := parser.problems + parser.wrong_zones:
+        found = parser.in_order(mistakes + parser.warnings)
+        raise CorefileError(found, [] if parser.problems else blocks)
     return Corefile(blocks, parser.in_order(parser.warnings), list(parser.text), parser.text)
 
 
@@ -155,6 +169,8 @@ def normalize_zone(text: str) -> list[str]:
     network = _network(text)
     if network is not None:
         return _reverse_zones(network)
+    if _LIKE_NETWORK.fullmatch(text):
+        raise ValueError(f"`{text}` is no network: an address has at most 32 bits, or 128 of IPv6")
     if not text:
         raise ValueError("a zone has a name, `.` is the root")
     if not text.isascii():
@@ -188,8 +204,11 @@ def split_port(text: str) -> tuple[str, int | None]:
         return text, None
     if not port:
         raise ValueError(f"expecting data after last colon: `{text}`")
-    if not re.fullmatch(r"[0-9]{1,9}", port):
+    if "/" in port:
+        # The colon is one of an IPv6 network.
         return text, None
+    if not re.fullmatch(r"[0-9]{1,9}", port):
+        raise ValueError(f"`{port}` is no port")
     if int(port) > 65535:
         raise ValueError(f"`{port}` isn't a port: the last is 65535")
     return zone, int(port)
@@ -239,7 +258,7 @@ def fingerprint(corefile: Corefile) -> str:
 
 
 def _format_block(block: ServerBlock) -> str:
-    keys = " ".join(_spell(f"{_short(key.zone)}:{key.port}") for key in block.keys)
+    keys = " ".join(spell(f"{_short(key.zone)}:{key.port}") for key in block.keys)
     return "\n".join([f"{keys} {{", *_format_lines(block.directives, 1), "}", ""])
 
 
@@ -253,11 +272,11 @@ def _format_lines(directives: Iterable[Directive], depth: int) -> list[str]:
     lines = []
     for directive in directives:
         texts = [directive.name.text, *(arg.text for arg in directive.args)]
-        words = [_spell(text) for text in texts]
+        words = [spell(text) for text in texts]
         if texts[0] == "import":
-            words[0] = _quote(texts[0])
+            words[0] = quote(texts[0])
         if directive.body is None and _GLUED_BRACE.fullmatch(words[-1]):
-            words[-1] = _quote(texts[-1])
+            words[-1] = quote(texts[-1])
         line = indent + " ".join(words)
         if directive.body is None:
             lines.append(line)
@@ -266,12 +285,13 @@ def _format_lines(directives: Iterable[Directive], depth: int) -> list[str]:
     return lines
 
 
-def _spell(text: str) -> str:
+def spell(text: str) -> str:
+    """The word as it stands in a Corefile, in quotes where it has to be."""
     bare = text not in ("", "{", "}") and not text.startswith('"') and "\r" not in text and _BARE.fullmatch(text)
-    return text if bare else _quote(text)
+    return text if bare else quote(text)
 
 
-def _quote(text: str) -> str:
+def quote(text: str) -> str:
     return '"' + _TO_ESCAPE.sub(lambda found: '\\"' if found[0] == '"' else found[0], text) + '"'
 
 
@@ -407,6 +427,8 @@ class _Parser:
         self.read = read
         self.glob = glob
         self.problems: list[Problem] = []
+        # Mistakes in zones, which leave what their blocks say as it is.
+        self.wrong_zones: list[Problem] = []
         self.warnings: list[Problem] = []
         self.text: dict[str, str] = {}
         self.file_tokens: dict[str, list[Token]] = {}
@@ -471,7 +493,7 @@ class _Parser:
         directives = self._lines(cursor, self._opening(cursor, names), 1)
         if not names:
             self._warn(first, "a block without a zone is ignored", hint="`.` is the zone of all names")
-        return [ServerBlock(keys, directives)] if keys else []
+        return [ServerBlock(keys, directives)] if names else []
 
     def _key_tokens(self, cursor: _Cursor) -> list[Token]:
         names: list[Token] = []
@@ -519,13 +541,15 @@ class _Parser:
             try:
                 for key in self._keys_of(token):
                     if any(other.zone == key.zone and other.port == key.port for other in keys):
-                        self._fault(token, f"`{token.text}` is already one of this block's zones")
+                        message = f"`{token.text}` is already one of this block's zones"
+                        self.wrong_zones.append(Problem(message, token.place()))
                     keys.append(key)
             except ValueError as error:
                 glued = token.text.endswith("{") and not token.quoted
                 hint = f"write `{token.text[:-1]} {{`, with a space" if glued else ""
                 hint = "`.:53` is the zone of all names" if token.text.startswith(":") else hint
-                self._fault(token, str(error), expected="ZONE or ZONE:PORT", hint=hint)
+                problem = Problem(str(error), token.place(), expected="ZONE or ZONE:PORT", hint=hint)
+                (self.problems if glued else self.wrong_zones).append(problem)
         return keys
 
     def _keys_of(self, token: Token) -> list[Key]:

@@ -188,8 +188,11 @@ class Metrics(Collector):
         reply_size: int,
         plugin: str,
         seconds: float,
-    ) -> None:
-        """Count one query and its reply. Sizes are in bytes, family is `1` for IPv4 and `2` for IPv6."""
+    ) -> tuple[list[float], list[float]]:
+        """Count one query and its reply. Sizes are in bytes, family is `1` for IPv4 and `2` for IPv6.
+
+        Returns its row and its times, for who counts more of the same by hand.
+        """
         row = self.row(server, zone, transport, family, rtype, do, request_size, rcode, reply_size, plugin)
         row[_QUERIES] += 1
         row[_REQUEST_BYTES] += request_size
@@ -197,6 +200,7 @@ class Metrics(Collector):
         times = self.times(server, zone)
         times[SECONDS] += seconds
         times[time_bucket(seconds)] += 1
+        return row, times
 
     def row(
         self,

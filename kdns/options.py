@@ -13,14 +13,16 @@ underscore. Kinds of value stand below, then what a field may add, then the pars
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import ipaddress
 import math
 import re
 import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar, cast, dataclass_transform
+from typing import Any, ClassVar, NamedTuple, TypeVar, cast, dataclass_transform
 
 import msgspec
 
@@ -42,6 +44,12 @@ REMOVED_DIRECTIVES: Mapping[str, str] = {
     "proxy": "`forward . ADDRESS` takes its place",
     "federation": "it has no successor: delete the line",
     "reverse": "`template` takes its place",
+}
+
+# Options of CoreDNS 1.14.7 that kdns would have to honour and can't yet: to leave them out would change answers.
+OPTIONS_TO_COME: Mapping[str, tuple[str, ...]] = {
+    "kubernetes": ("multicluster", "zonal"),
+    "forward": ("source_address",),
 }
 
 REMOVED_EVERYWHERE: Mapping[str, str] = {
@@ -79,6 +87,23 @@ class WordError(ValueError):
     def __init__(self, token: Token, sentence: object) -> None:
         super().__init__(str(sentence))
         self.token = token
+
+
+class SeveralError(ValueError):
+    """Several words of one line that are wrong, each in its own way."""
+
+    def __init__(self, errors: Sequence[ValueError]) -> None:
+        super().__init__("; ".join(map(str, errors)))
+        self.errors = tuple(errors)
+
+
+@contextlib.contextmanager
+def collected(errors: list[ValueError]) -> Iterator[None]:
+    """Note a ValueError and go on, for who reads several words and raises `SeveralError` at the end."""
+    try:
+        yield
+    except ValueError as error:
+        errors.append(error)
 
 
 def _show(value: object) -> str:
@@ -232,6 +257,25 @@ def address(default_port: int | None = None) -> Kind:
         return Address(found[1] or found[2] or "", int(found[3]))
 
     return Kind("[HOST]:PORT", "an address", read)
+
+
+def wrong_ranges(texts: Iterable[str]) -> Iterator[tuple[str, str, str]]:
+    """Those of some CIDRs from which no addresses can be given, one a family: each with a sentence and a hint."""
+    first: dict[int, str] = {}
+    for text in texts:
+        try:
+            interface = ipaddress.ip_interface(text)
+        except ValueError:
+            interface = None
+        if interface is None or "/" not in text:
+            yield text, f"`{text}` is no range of addresses", "one is written as `10.96.0.0/12` or `fd00:96::/112`"
+        elif interface.ip != interface.network.network_address:
+            yield text, f"`{text}` is an address within a range", f"the range is `{interface.network}`"
+        elif interface.version in first:
+            before = first[interface.version]
+            yield text, f"`{text}` is a second range of IPv{interface.version}", f"there is one a family: `{before}`"
+        else:
+            first[interface.version] = text
 
 
 def selector() -> Kind:
@@ -513,6 +557,20 @@ def is_number(token: Token) -> bool:
     return re.fullmatch(r"[+-]?[0-9]+", token.text) is not None
 
 
+class Fault(NamedTuple):
+    """A mistake that is seen only when the directive has been read: which option, or "", and a sentence.
+
+    It is drawn at `value`, a word of that option. It is none where one of `besides`, the other options that it depends
+    on, could not be read.
+    """
+
+    option: str
+    sentence: str
+    value: str = ""
+    hint: str = ""
+    besides: tuple[str, ...] = ()
+
+
 # --- Options, and the table that they are read from ---
 
 
@@ -544,8 +602,8 @@ class Options:
         cls.removed = {**REMOVED_EVERYWHERE, **(removed or {})}
         dataclass(frozen=True, kw_only=True)(cls)
 
-    def faults(self) -> Iterable[tuple[str, str]]:
-        """Mistakes that only several options together make: the option's name, or "", and a sentence."""
+    def faults(self) -> Iterable[Fault]:
+        """Mistakes that no single word makes. An option that could not be read has its default here."""
         return ()
 
 
@@ -694,6 +752,8 @@ class _Reading:
         self.values: dict[str, Any] = {}
         # Where each option was given last.
         self.given: dict[str, Token] = {}
+        self.words: dict[str, list[Token]] = {}
+        self.unread: set[str] = set()
         self.problems: list[Problem] = []
 
     def read(self) -> None:
@@ -738,6 +798,7 @@ class _Reading:
             subject = f"{row.kind.syntax.removesuffix('...')} of {subject}"
         if len(taken) < row.kind.least:
             expected = f"`{synopsis(self.options_type)}`"
+            self.unread.add(row.name)
             self._fault(directive.name, f"{subject} takes {row.kind.takes}", expected=expected)
             return
         if not self._first_use(row, taken[0]):
@@ -772,6 +833,7 @@ class _Reading:
             self._fault(line.name, f"`{row.name}` takes no block", expected=f"`{row.usage()}`")
             return
         if not self._counted(row, line):
+            self.unread.add(row.name)
             return
         if not self._first_use(row, line.name):
             return
@@ -807,11 +869,9 @@ class _Reading:
         assert row.lines is not None
         try:
             value = row.lines.read(line)
-        except RefusalError as refusal:
-            message = f"`{line.name.text}` can't be read"
-            self._fault(refusal.token, message, expected=refusal.expected, hint=refusal.hint)
         except ValueError as error:
-            self._fault(error.token if isinstance(error, WordError) else line.name, str(error))
+            self.unread.add(row.name)
+            self._refused(error, f"`{line.name.text}` can't be read", line.name)
         else:
             self.values[row.field_name] = (*self.values.get(row.field_name, ()), value)
         self.given[row.name] = line.name
@@ -819,6 +879,9 @@ class _Reading:
     def _unknown(self, directive: Directive, token: Token) -> None:
         if token.text in self.options_type.removed:
             self._fault(token, f"`{token.text}` was removed from CoreDNS", hint=self.options_type.removed[token.text])
+            return
+        if token.text in OPTIONS_TO_COME.get(self.options_type.directive, ()):
+            self._fault(token, f"`{token.text}` isn't in kdns yet")
             return
         known = [*self.options, *self.lines]
         message = f"`{directive.name.text}` has no option `{token.text}`"
@@ -832,14 +895,12 @@ class _Reading:
     # Values.
 
     def _value(self, row: Row, subject: str, tokens: Sequence[Token], hint: str, nothing: bool = False) -> None:
+        self.words.setdefault(row.name, []).extend(tokens)
         try:
             value = row.kind.read([] if nothing else tokens)
-        except RefusalError as refusal:
-            message = f"{subject} takes {row.kind.takes}"
-            self._fault(refusal.token, message, expected=refusal.expected, hint=refusal.hint or hint)
         except ValueError as error:
-            token = error.token if isinstance(error, WordError) else tokens[0]
-            self._fault(token, f"{subject}: {error}", hint=hint)
+            self.unread.add(row.name)
+            self._refused(error, f"{subject} takes {row.kind.takes}", tokens[0], f"{subject}: ", hint)
         else:
             if row.without_effect:
                 self._warn(self.given[row.name], f"{subject} has no effect", hint=row.without_effect)
@@ -848,6 +909,14 @@ class _Reading:
             if row.mark is repeatable:
                 value = (*self.values.get(row.field_name, ()), *value)
             self.values[row.field_name] = value
+
+    def _refused(self, error: ValueError, message: str, token: Token, before: str = "", hint: str = "") -> None:
+        """Tell what the reader of a value said: `message` where it only names what it expected."""
+        for each in error.errors if isinstance(error, SeveralError) else (error,):
+            if isinstance(each, RefusalError):
+                self._fault(each.token, message, expected=each.expected, hint=each.hint or hint)
+            else:
+                self._fault(each.token if isinstance(each, WordError) else token, f"{before}{each}", hint=hint)
 
     def _together(self) -> None:
         """What can be seen only when all has been read."""
@@ -862,10 +931,13 @@ class _Reading:
             if row.required and not row.is_argument and row.name not in self.given:
                 message = f"`{self.options_type.directive}` needs the option `{row.name}`"
                 self._fault(start, message, expected=f"`{row.usage()}`")
-        if any(not problem.warning for problem in self.problems):
+        if any(row.required and row.field_name not in self.values for row in self.rows):
             return
-        for name, sentence in cast(Callable[..., Options], self.options_type)(**self.values).faults():
-            self._fault(self.given.get(name, start), sentence)
+        for fault in cast(Callable[..., Options], self.options_type)(**self.values).faults():
+            if self.unread.isdisjoint((fault.option, *fault.besides)):
+                words = self.words.get(fault.option, ())
+                value = next((word for word in reversed(words) if word.text == fault.value), None)
+                self._fault(value or self.given.get(fault.option, start), fault.sentence, hint=fault.hint)
 
     def _fault(self, token: Token, message: str, *, expected: str = "", hint: str = "") -> None:
         self.problems.append(Problem(message, token.place(), expected=expected, hint=hint))

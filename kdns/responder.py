@@ -7,14 +7,16 @@ Law: docs/coredns.md (routing), RFC 6891 §6.1.3 (EDNS versions), RFC 1034 §4.3
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine, Iterable
+import struct
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from time import perf_counter
 from typing import Any
 
 import msgspec
 
+from kdns.answers import AnswerCache, Bounds
 from kdns.chain import Answer, Next, Process, Request, Waiter, failure, start
-from kdns.metrics import PACKETS_DROPPED, PANICS, TRAILING_BYTES, Metrics
+from kdns.metrics import PACKETS_DROPPED, PANICS, SECONDS, TRAILING_BYTES, Metrics, time_bucket
 from kdns.wire import names
 from kdns.wire.query import Query, Rejected, parse
 from kdns.wire.records import CLASS_IN, Rcode, Type, class_to_text, type_to_text
@@ -34,6 +36,13 @@ _NO_DATA_TYPES = {
 }
 # Most queries leave the gates with one comparison: the types above are all from 249 up, but OPT.
 _FIRST_META_TYPE = Type.TKEY
+
+# Connections are few beside datagrams, and so are the names that come by them.
+_TCP_BOUNDS = Bounds(positive=2 * 1024 * 1024, negative=1024 * 1024)
+
+_KEEPALIVE = 11
+# Code, length, tenths of a second.
+_KEEPALIVE_OPTION = struct.Struct("!HHH")
 
 
 class Site(msgspec.Struct, frozen=True):
@@ -58,6 +67,27 @@ class Responder:
         self._server = next(iter(self._sites.values())).server if self._sites else ""
         self._process = process
         self._metrics = metrics
+        self._answers: dict[tuple[str, bool], AnswerCache] = {}
+        # How long a connection may stay without a query, where there are connections.
+        self.idle_seconds: Callable[[], float] | None = None
+
+    @property
+    def many_zones(self) -> bool:
+        """Whether replies count in the metrics of more than one zone."""
+        return len(self._sites) > 1
+
+    def answers(self, transport: str, six: bool) -> AnswerCache:
+        """What is kept of the replies to clients of one transport and address family (`six`: IPv6).
+
+        Between families only the metrics differ, between transports how much fits into a reply.
+        """
+        kept = self._answers.get((transport, six))
+        if kept is None:
+            kept = AnswerCache(None if transport == "udp" else _TCP_BOUNDS)
+            self._answers[transport, six] = kept
+            self._process.answers.append(kept)
+            self._metrics.before_reading(kept.tell)
+        return kept
 
     def respond(
         self,
@@ -69,6 +99,14 @@ class Responder:
     ) -> bytes | Waiter | None:
         """The reply to a packet: bytes to send now, None for silence, or a `Waiter`: `send` gets the bytes later."""
         started = perf_counter()
+        answers = self.answers(transport, ":" in client[0])
+        found = answers.find(packet)
+        if found is not None:
+            reply, kept = found
+            seconds = perf_counter() - started
+            kept.times[SECONDS] += seconds
+            kept.times[time_bucket(seconds)] += 1
+            return reply
         query = parse(packet)
         if query is None:
             self._metrics.increase(PACKETS_DROPPED, "no_query")
@@ -83,22 +121,28 @@ class Responder:
         request = Request(query, self, transport, client, local, self._process.clock())
         refused = _gate(query)
         if refused is not None:
-            return self._finish(request, refused, len(packet), started)
+            request.keep = False
+            return self._finish(request, refused, packet, started)
+        changes = answers.changes
 
         def done(outcome: Answer | BaseException) -> None:
-            send(self._finish(request, outcome, len(packet), started))
+            # What changed while it waited may be in it or not.
+            request.keep = request.keep and answers.unchanged(changes, request.tags)
+            send(self._finish(request, outcome, packet, started))
 
         try:
             outcome = start(self.resolve(request), done)
         except Exception as error:
-            return self._finish(request, error, len(packet), started)
-        return outcome if type(outcome) is Waiter else self._finish(request, outcome, len(packet), started)
+            return self._finish(request, error, packet, started)
+        return outcome if type(outcome) is Waiter else self._finish(request, outcome, packet, started)
 
     def resolve(self, request: Request) -> Coroutine[Any, Any, Answer]:
         """Run a request through the chain of the block whose zone fits its name best; REFUSED where none does."""
         site = self._site(request.query)
         if site is None:
             request.zone = b""
+            # As cheap as it gets, and strangers have many names for it.
+            request.keep = False
             return _refuse()
         request.zone = site.zone
         return site.chain(request)
@@ -112,7 +156,7 @@ class Responder:
         for depth in self._depths:
             if depth > count:
                 continue
-            zone = names.ROOT if depth == 0 else query.name if depth == count else _suffix(query.name, count - depth)
+            zone = names.ROOT if depth == 0 else query.qname if depth == count else _suffix(query.qname, count - depth)
             site = self._sites.get(zone)
             if site is not None:
                 if depth <= longest:
@@ -120,11 +164,13 @@ class Responder:
                 fallback = site
         return fallback
 
-    def _finish(self, request: Request, outcome: object, request_size: int, started: float) -> bytes:
+    def _finish(self, request: Request, outcome: object, packet: bytes, started: float) -> bytes:
         query = request.query
         if type(outcome) is not Answer:
             outcome = self._crashed(query, outcome)
+            request.keep = False
         limit = limit_bytes(query, request.transport)
+        options = self._keepalive(query) if query.options and request.transport == "tcp" else b""
         try:
             reply = encode(
                 query,
@@ -135,29 +181,41 @@ class Responder:
                 outcome.additional,
                 limit,
                 outcome.error,
+                options,
             )
         except Exception as error:
             outcome = self._crashed(query, error)
+            request.keep = False
             reply = encode(query, outcome.rcode, 0, (), (), (), limit)
         client, keep = request._client, request.keep
-        self._count(
+        row, times = self._count(
             request.transport,
             client,
             query.rtype,
             query.do,
-            request_size,
+            len(packet),
             outcome.rcode,
             len(reply),
             started,
             request.zone,
             outcome.plugin,
         )
-        if not keep:
-            try:
-                request.replied(reply, outcome)
-            except Exception:
-                log.exception("a callback failed after the reply to %s", question_text(query))
+        if keep:
+            if not query.options and not query.trailing:
+                answers = self.answers(request.transport, ":" in client[0])
+                answers.keep(packet, reply, row, times, request.tags, not outcome.answer, request.varies)
+            return reply
+        try:
+            request.replied(reply, outcome)
+        except Exception:
+            log.exception("a callback failed after the reply to %s", question_text(query))
         return reply
+
+    def _keepalive(self, query: Query) -> bytes:
+        """The option that tells who asked for it over TCP how long the connection may idle (RFC 7828 §3.2, §3.3.2)."""
+        if self.idle_seconds is None or not any(code == _KEEPALIVE for code in option_codes(query.options)):
+            return b""
+        return _KEEPALIVE_OPTION.pack(_KEEPALIVE, 2, min(0xFFFF, int(self.idle_seconds() * 10)))
 
     def _crashed(self, query: Query, error: object) -> Answer:
         # Ours, not the client's: one query is lost to it, said once with the question that did it.
@@ -178,11 +236,11 @@ class Responder:
         started: float,
         zone: bytes,
         plugin: str,
-    ) -> None:
+    ) -> tuple[list[float], list[float]]:
         server, zone_text = self._labels.get(zone) or (self._server, "dropped")
         family = "2" if ":" in client[0] else "1"
         seconds = perf_counter() - started
-        self._metrics.count(
+        return self._metrics.count(
             server, zone_text, transport, family, rtype, do, request_size, rcode, reply_size, plugin, seconds
         )
 
@@ -211,6 +269,14 @@ def _suffix(name: bytes, skip: int) -> bytes:
     for _ in range(skip):
         position += name[position] + 1
     return name[position:]
+
+
+def option_codes(options: bytes) -> Iterator[int]:
+    """The codes of a query's EDNS options, which `parse` has found to be whole."""
+    position = 0
+    while position < len(options):
+        yield int.from_bytes(options[position : position + 2], "big")
+        position += 4 + int.from_bytes(options[position + 2 : position + 4], "big")
 
 
 async def _refuse() -> Answer:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
+import re
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, cast
 
@@ -17,28 +19,33 @@ import uvloop
 from kdns import corefile
 from kdns.app import App, Configuration, Listener, build
 from kdns.chain import Process
-from kdns.corefile import Corefile
+from kdns.corefile import Corefile, CorefileError, ServerBlock, Token, normalize_zone, quote, spell
 from kdns.errors import ConfigError, Place, Problem
 from kdns.kubernetes import inventory as inventories
 from kdns.kubernetes.cluster import Kind, Port, ServiceModel
 from kdns.kubernetes.controller import InventoryOptions
 from kdns.metrics import Metrics
-from kdns.options import Address
+from kdns.options import Address, wrong_ranges
+from kdns.plugins.bind import interface_addresses
 from kdns.plugins.kubernetes import Kubernetes
 from kdns.wire import names
 
 log = logging.getLogger("kdns")
 
-DEFAULT_LISTEN = "127.0.0.1:1053"
+DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 1053
+OPTIONS = "options of `kdns serve`"
+# What CoreDNS serves where a Corefile has no server block, or there is none.
+NO_BLOCK = ". {\n    whoami\n    log\n}\n"
 _INVENTORY_ENDINGS = (".yaml", ".yml", ".json")
-_NO_SOURCE = "kdns doesn't watch the API yet, so every name of the cluster is SERVFAIL"
 _KINDS = {Kind.CLUSTER_IP: "with a ClusterIP", Kind.HEADLESS: "headless", Kind.EXTERNAL_NAME: "ExternalName"}
 
 
 class Wish(msgspec.Struct, frozen=True):
-    """The options of `kdns serve --inventory`, as they were given."""
+    """The options of `kdns serve --inventory` or `--kubeconfig`, as they were given."""
 
-    inventory: tuple[str, ...]
+    inventory: tuple[str, ...] = ()
+    kubeconfig: str = ""
+    context: str = ""
     listen: tuple[str, ...] = ()
     zone: str = "cluster.local"
     forward: str | None = None
@@ -47,15 +54,24 @@ class Wish(msgspec.Struct, frozen=True):
 
 
 def corefile_text(wish: Wish) -> str:
-    """The Corefile that the options stand for. Raises ConfigError for an address that is none."""
-    places = [_listen_address(text) for text in wish.listen or (DEFAULT_LISTEN,)]
+    """The Corefile that the options stand for. Raises ConfigError for each of them that can't be."""
+    places: list[Address] = []
+    problems = [*_wrong_zone(wish.zone), *_wrong_cidrs(wish.service_cidr)]
+    for text in wish.listen:
+        try:
+            places.append(_listen_address(text))
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    places = places or [Address(DEFAULT_HOST, DEFAULT_PORT)]
     blocks = []
     # A block serves one port on several addresses, so there is one for each port.
     for port in dict.fromkeys(place.port for place in places):
         hosts = dict.fromkeys(place.host for place in places if place.port == port)
         lines = [f"bind {' '.join(hosts)}"] if all(hosts) else []
-        lines += ["errors", f"kubernetes {wish.zone} in-addr.arpa ip6.arpa {{"]
-        lines += [f"    inventory {' '.join(map(_quoted, wish.inventory))}", "    ttl 5", "    pods verified"]
+        lines += ["errors", f"kubernetes {_spelled(wish.zone)} in-addr.arpa ip6.arpa {{"]
+        lines += [f"    {line}" for line in _source_lines(wish)]
         if wish.service_cidr:
             lines.append(f"    service_cidr {' '.join(wish.service_cidr)}")
         if wish.cluster_ips != "allocate":
@@ -64,45 +80,84 @@ def corefile_text(wish: Wish) -> str:
             # Names outside of the cluster's address ranges have a reverse name elsewhere.
             lines.append("    fallthrough in-addr.arpa ip6.arpa")
         lines.append("}")
-        lines += ["loadbalance"] + ([f"forward . {wish.forward}"] if wish.forward else [])
+        lines += ["loadbalance"]
+        if wish.forward:
+            lines.append(f"forward . {' '.join(map(_spelled, wish.forward.split()))}")
         blocks.append(f".:{port} {{\n" + "".join(f"    {line}\n" for line in lines) + "}\n")
     return "\n".join(blocks)
 
 
+def _source_lines(wish: Wish) -> list[str]:
+    if wish.kubeconfig:
+        # No `pods`: to verify their names, all pods of the cluster would be watched.
+        words = [_path(wish.kubeconfig)] + ([_spelled(wish.context)] if wish.context else [])
+        return [f"kubeconfig {' '.join(words)}", "ttl 5"]
+    return [f"inventory {' '.join(map(_path, wish.inventory))}", "ttl 5", "pods verified"]
+
+
 def inventory_options(service_cidr: Sequence[str], cluster_ips: str) -> InventoryOptions:
-    """What an inventory is completed with; an empty range is the default one."""
+    """What an inventory is completed with; no range is the default one. Raises ConfigError for one that can't be."""
+    if problems := _wrong_cidrs(service_cidr):
+        raise ConfigError(problems)
     chosen = cast(Literal["allocate", "endpoints"], cluster_ips)
     return InventoryOptions(tuple(service_cidr), chosen) if service_cidr else InventoryOptions(cluster_ips=chosen)
 
 
-def check(path: str) -> list[Problem]:
+class Checked(msgspec.Struct, frozen=True):
+    """What is to be said of a Corefile or an inventory, and how many objects of it DNS has no use for, by kind."""
+
+    problems: list[Problem]
+    passed_over: dict[str, int] = {}
+
+
+def check(path: str) -> Checked:
     """Every mistake and warning of a Corefile (with the inventories that it names) or of an inventory."""
     if Path(path).is_dir() or path.endswith(_INVENTORY_ENDINGS):
         return _check_inventory([path], InventoryOptions())
+    parsed = Corefile([])
     try:
-        parsed = corefile.load(path)
-        configuration = build(parsed, Process(Metrics()))
+        parsed = tolerant(lambda: corefile.load(path))
+        problems = warnings(parsed, build(parsed, Process(Metrics())))
     except ConfigError as error:
-        return in_order(error.problems)
-    problems = warnings(parsed, configuration)
-    for plugin in configuration.plugins:
-        if isinstance(plugin, Kubernetes) and plugin.inventory_paths:
-            problems += _check_inventory(plugin.inventory_paths, plugin.inventory_options)
-    return problems
+        problems = list(error.problems)
+    named = _check_named(parsed.blocks)
+    return Checked(in_order([*problems, *named.problems]), named.passed_over)
+
+
+def tolerant(parse: Callable[[], Corefile], default_port: int = 53) -> Corefile:
+    """What can be read of a Corefile: mistakes stand among its warnings, and `build` raises them with all others.
+
+    One without a server block gets CoreDNS's. Raises ConfigError where there is nothing to read.
+    """
+    try:
+        parsed = parse()
+    except CorefileError as error:
+        return Corefile(error.blocks, list(error.problems))
+    if parsed.blocks:
+        return parsed
+    file = parsed.files[0]
+    warning = Problem("there is no server block", Place(file), hint="`whoami` answers, as in CoreDNS", warning=True)
+    default = corefile.parse(NO_BLOCK, file, default_port=default_port)
+    return msgspec.structs.replace(default, warnings=[*parsed.warnings, warning])
 
 
 def warnings(parsed: Corefile, configuration: Configuration) -> list[Problem]:
-    """What was accepted and is hardly meant so, with its place: doubtful lines, directives without effect."""
+    """What was accepted and is hardly meant so, with its place: doubtful lines, directives without effect.
+
+    Once each, whatever the number of blocks.
+    """
     found = list(configuration.warnings)
+    notices: dict[str, Problem] = {}
     for server_block, block in zip(parsed.blocks, configuration.blocks, strict=True):
         for plugin in block.plugins:
+            if isinstance(plugin, Kubernetes):
+                found += plugin.loaded.problems if plugin.loaded else ()
+                continue
             place = server_block.named(plugin.name)[0].name.place()
-            if not isinstance(plugin, Kubernetes):
-                found += [Problem(f"`{plugin.name}`: {each}", place, warning=True) for each in plugin.notices()]
-            elif not plugin.inventory_paths:
-                hint = "give it an `inventory PATH`"
-                found.append(Problem(f"`kubernetes` has no source: {_NO_SOURCE}", place, hint=hint, warning=True))
-    return in_order(found)
+            for each in plugin.notices():
+                text = f"`{plugin.name}`: {each}"
+                notices.setdefault(text, Problem(text, place, warning=True))
+    return in_order(dict.fromkeys([*found, *notices.values()]))
 
 
 def in_order(problems: Iterable[Problem]) -> list[Problem]:
@@ -121,6 +176,9 @@ def in_order(problems: Iterable[Problem]) -> list[Problem]:
 def run(parsed: Corefile, show: Callable[[Configuration], None]) -> None:
     """Serve until SIGTERM or SIGINT; `show` is called once it listens. Raises ConfigError where it can't start."""
     configuration = build(parsed, Process(Metrics()))
+    named = [token for tokens, _ in _named_inventories(parsed.blocks) for token in tokens if token.file != OPTIONS]
+    if _wrong_paths(named):
+        raise ConfigError(_check_named(parsed.blocks).problems)
     uvloop.run(_serve(configuration, show))
 
 
@@ -129,6 +187,9 @@ async def _serve(configuration: Configuration, show: Callable[[Configuration], N
     told = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
+    # As CoreDNS: a terminal that goes away is no reason to end.
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)
+    loop.add_signal_handler(signal.SIGUSR1, log.warning, "SIGUSR1: the Corefile is not read again yet; a restart does")
     app = App(configuration)
     starting = asyncio.create_task(app.start())
     ending = asyncio.create_task(told.wait())
@@ -147,12 +208,12 @@ async def _serve(configuration: Configuration, show: Callable[[Configuration], N
 
 def start_lines(configuration: Configuration, colour: bool = False) -> Iterable[str]:
     """What a person wants to know at start: what was loaded, where it listens, what to try."""
-    sources = [plugin for plugin in configuration.plugins if isinstance(plugin, Kubernetes) and plugin.inventory_paths]
-    # Blocks of several ports read the same inventory; once is enough.
-    for source in {(each.view.primary, each.inventory_paths): each for each in sources}.values():
-        paths = " ".join(map(_short, source.inventory_paths))
-        yield f"{_paint(names.to_text(source.view.primary)[:-1], colour)} from {paths}"
-        yield from (f"  {line}" for line in _loaded(source))
+    sources = [plugin for plugin in configuration.plugins if isinstance(plugin, Kubernetes)]
+    # Blocks of several ports have the same source; once is enough.
+    for source in {(each.view.primary, each.inventory_paths, each.server): each for each in sources}.values():
+        where = source.server or " ".join(map(_short, source.inventory_paths))
+        yield f"{_paint(names.to_text(source.view.primary)[:-1], colour)} from {where}"
+        yield from (f"  {line}" for line in (_loaded(source) if source.cluster.synced else _not_loaded(source)))
     for listener in configuration.listeners:
         zones = " ".join(site.zone_text for site in listener.sites)
         yield f"listening on {_where(listener)}, UDP and TCP" + (f", for {zones}" if zones != "." else "")
@@ -170,17 +231,32 @@ def _loaded(source: Kubernetes) -> Iterable[str]:
     parts = [f"{kinds[kind]} {text}" for kind, text in _KINDS.items() if kinds[kind]]
     yield f"{_count(len(services), 'service')}" + (f": {', '.join(parts)}" if parts else "")
     endpoints = {ready.address for service in services for part in service.slices.values() for ready in part.ready}
-    yield ", ".join(
-        (
-            _count(len(cluster.namespaces), "namespace"),
-            _count(len(endpoints), "address", "addresses") + " of ready endpoints",
-            _count(len(cluster.all_pods()), "address", "addresses") + " of pods",
-        )
-    )
+    counts = [_count(len(cluster.namespaces), "namespace")]
+    counts.append(_count(len(endpoints), "address", "addresses") + " of ready endpoints")
+    if source.live is None or source.view.pods == "verified":
+        counts.append(_count(len(cluster.all_pods()), "address", "addresses") + " of pods")
+    yield ", ".join(counts)
+    if source.loaded and source.loaded.passed_over:
+        yield f"passed over: {kinds_text(source.loaded.passed_over)}"
+    if source.live is not None:
+        if source.live.stale:
+            yield "as a snapshot had it, until the API is read"
+        return
     if source.inventory_options.cluster_ips == "endpoints":
         yield "every service is answered with its endpoints (cluster_ips endpoints)"
     elif kinds[Kind.CLUSTER_IP]:
         yield f"a Service without a ClusterIP gets one of {' '.join(source.inventory_options.service_cidrs)}"
+
+
+def _not_loaded(source: Kubernetes) -> Iterable[str]:
+    """What is still to be read before a name of the cluster has an answer."""
+    yield "not read yet, so each name is SERVFAIL:"
+    yield from (f"  {each}" for each in (source.live.missing if source.live else ()))
+
+
+def kinds_text(counts: dict[str, int]) -> str:
+    """Kinds of objects with their number: `1 ConfigMap, 3 Deployment`."""
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
 
 
 def _examples(listener: Listener, sources: Sequence[Kubernetes]) -> Iterable[str]:
@@ -228,21 +304,88 @@ def _paint(text: str, colour: bool) -> str:
     return f"\x1b[1m{text}\x1b[0m" if colour else text
 
 
-def _check_inventory(paths: Sequence[str], options: InventoryOptions) -> list[Problem]:
+def _check_inventory(paths: Sequence[str], options: InventoryOptions) -> Checked:
     try:
-        return list(inventories.load(paths, options).warnings)
+        inventory = inventories.load(paths, options)
     except ConfigError as error:
-        return list(error.problems)
+        return Checked(list(error.problems))
+    return Checked(list(inventory.warnings), inventory.passed_over)
+
+
+def _check_named(blocks: Sequence[ServerBlock]) -> Checked:
+    """What is to be said of the inventories of a Corefile. A path that leads nowhere is told where it stands."""
+    problems: list[Problem] = []
+    passed_over: Counter[str] = Counter()
+    # Blocks of several ports name the same inventory.
+    different = {
+        (tuple(token.text for token in tokens), options): tokens for tokens, options in _named_inventories(blocks)
+    }
+    for (_, options), tokens in different.items():
+        problems += _wrong_paths(tokens)
+        paths = [token.text for token in tokens if not _wrong_paths([token])]
+        if paths:
+            checked = _check_inventory(paths, options)
+            problems += checked.problems
+            passed_over += Counter(checked.passed_over)
+    return Checked(problems, dict(passed_over))
+
+
+def _named_inventories(blocks: Sequence[ServerBlock]) -> Iterator[tuple[list[Token], InventoryOptions]]:
+    """The paths of each `kubernetes` with an inventory, and its options as far as they are right."""
+    for block in blocks:
+        directives = block.named("kubernetes")
+        lines = [line for directive in directives for line in directive.body or () if line.name.text == "inventory"]
+        tokens = [token for line in lines for token in line.args]
+        if tokens:
+            read = Kubernetes.read(directives, [])
+            yield tokens, inventory_options(read.service_cidr, read.cluster_ips) if read else InventoryOptions()
+
+
+def _wrong_paths(tokens: Sequence[Token]) -> list[Problem]:
+    return [
+        msgspec.structs.replace(problem, place=token.place())
+        for token in tokens
+        for problem in inventories.find_files([token.text])[1]
+    ]
 
 
 def _listen_address(text: str) -> Address:
-    host, colon, port = text.rpartition(":")
-    if colon and port.isdecimal() and 0 < int(port[:6]) < 65536 and (":" not in host or host.startswith("[")):
-        return Address(host.strip("[]"), int(port))
-    raise ConfigError([Problem(f"`--listen {text}` is no address", Place("the command line"), expected="ADDR:PORT")])
+    found = re.fullmatch(r"\[(?P<six>[^\[\]]*)\](?::(?P<port6>.*))?|(?P<host>[^:]*)(?::(?P<port>[^:]*))?", text)
+    host, port = (found["six"] or found["host"] or "", found["port6"] or found["port"]) if found else (text, None)
+    number = DEFAULT_PORT if port is None else int(port) if re.fullmatch("[0-9]{1,5}", port) else 0
+    if (host or port is not None) and 0 < number < 65536 and (not host or _is_local(host)):
+        return Address(host, number)
+    hint = "`localhost` is `127.0.0.1` or `[::1]`" if host == "localhost" else ""
+    hint = f"`--listen :{text}` is that port of all addresses" if text.isdecimal() else hint
+    raise ConfigError([Problem(f"`--listen {text}` is no address", expected="ADDR or ADDR:PORT", hint=hint)])
 
 
-def _quoted(path: str) -> str:
+def _is_local(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return any(host == name for name, _ in interface_addresses())
+    return True
+
+
+def _wrong_zone(text: str) -> list[Problem]:
+    try:
+        zones = normalize_zone(text)
+    except ValueError as error:
+        return [Problem(f"`--zone`: {error}")]
+    if any(zone.endswith((".in-addr.arpa.", ".ip6.arpa.")) or zone in ("in-addr.arpa.", "ip6.arpa.") for zone in zones):
+        return [Problem(f"`--zone`: `{text}` is a reverse zone", hint="those of all addresses are served anyway")]
+    return []
+
+
+def _wrong_cidrs(texts: Sequence[str]) -> list[Problem]:
+    return [Problem(f"`--service-cidr`: {sentence}", hint=hint) for _, sentence, hint in wrong_ranges(texts)]
+
+
+def _path(path: str) -> str:
     # Not resolved: a mounted ConfigMap changes where its links lead.
-    absolute = str(Path(path).absolute())
-    return '"' + absolute.replace('"', '\\"') + '"' if any(each in absolute for each in ' \t#"{}') else absolute
+    return _spelled(str(Path(path).absolute()))
+
+
+def _spelled(word: str) -> str:
+    return quote(word) if "{" in word or "}" in word else spell(word)

@@ -452,7 +452,7 @@ def test_ask_is_the_same_client_with_another_question() -> None:
     begin(handle)
     (query,) = seen
     assert (query.id, query.rtype, query.rclass) == (1, 28, 1)
-    assert (query.qname, query.name) == (names.from_text("Other.Example."), names.from_text("other.example."))
+    assert (query.spelled, query.qname) == (names.from_text("Other.Example."), names.from_text("other.example."))
     assert query.labels == [b"other", b"example"]
 
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import pty
+import random
 import re
 import signal
+import socket
 import subprocess
 from pathlib import Path
 
+import dns.message
+import dns.query
+import dns.rcode
 import pytest
 
-from kdns import __version__, serve
+from kdns import __version__, corefile, serve
 from tests import needs, started
 from tests.started import run
 
@@ -108,6 +114,15 @@ spec:
   clusterIP: 10.96.3.4
   ports: [{name: http, port: 80}]
 """
+DEPLOYMENT = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web, namespace: shop}\n"
+KUBECONFIG = """\
+apiVersion: v1
+kind: Config
+clusters: [{name: here, cluster: {server: "https://127.0.0.1:9"}}]
+users: [{name: me, user: {token: secret}}]
+contexts: [{name: a b, context: {cluster: here, user: me}}]
+current-context: a b
+"""
 
 
 @pytest.fixture
@@ -154,13 +169,74 @@ def test_check_accepts_the_corefile_of_kubeadm_and_says_what_has_no_effect(folde
     done = run("kdns", "check", "Kubeadm", cwd=folder)
     assert done.returncode == 0
     told = [line for line in done.stderr.splitlines() if not line.startswith("  ")]
-    assert [line.split(":")[1].split("`")[1] for line in told if line.startswith("warning")] == [
-        "kubernetes",
-        "cache",
-        "loop",
-        "reload",
+    warned = [line.split(":")[1].split("`")[1] for line in told if line.startswith("warning")]
+    assert warned == ["cache", "loop", "reload"]
+    assert told[-1] == "no mistake, 3 warnings"
+
+
+def test_check_goes_on_to_the_inventory_after_a_mistake_and_shows_where_a_path_is_wrong(folder: Path) -> None:
+    corefile = (
+        ".:1053 {\n    kubernetes cluster.local {\n        inventory bad.yaml wob.yaml\n    }\n    forward . x.y\n}\n"
+    )
+    (folder / "Shop").write_text(corefile)
+    done = run("kdns", "check", "Shop", cwd=folder)
+    assert done.returncode == 1
+    assert [line for line in done.stderr.splitlines() if line.startswith(("error", "  Shop", "  bad"))] == [
+        "error: there is no file or folder `wob.yaml`",
+        "  Shop:3:28",
+        "error: TO of `forward` takes an address, `IP[:PORT]` or `[IPv6]:PORT`, or a file in the form of resolv.conf",
+        "  Shop:5:15",
+        "error: `10.96.3` is no IP address",
+        "  bad.yaml:5:14",
+        "error: `port` takes a whole number, found a string `http`",
+        "  bad.yaml:7:13",
     ]
-    assert told[-1] == "no mistake, 4 warnings"
+    assert done.stderr.endswith("4 mistakes\n")
+
+
+def test_check_tells_the_mistakes_of_directives_beside_those_of_zones(folder: Path) -> None:
+    (folder / "Unset").write_text("{$NOSUCHZONE}:53 {\n    forward . {$NOSUCHUP}\n}\na.example:x {\n    kubernets\n}\n")
+    done = run("kdns", "check", "Unset", cwd=folder)
+    assert [line for line in done.stderr.splitlines() if line.startswith(("error", "warning", "  Unset"))] == [
+        "error: a zone has a name, `.` is the root",
+        "  Unset:1:1",
+        "warning: `NOSUCHZONE` isn't set in the environment, so `{$NOSUCHZONE}` is empty",
+        "  Unset:1:1",
+        "warning: `NOSUCHUP` isn't set in the environment, so `{$NOSUCHUP}` is empty",
+        "  Unset:2:15",
+        "error: TO of `forward` takes an address, `IP[:PORT]` or `[IPv6]:PORT`, or a file in the form of resolv.conf",
+        "  Unset:2:15",
+        "error: `x` is no port",
+        "  Unset:4:1",
+        "error: there is no directive `kubernets`",
+        "  Unset:5:5",
+    ]
+    assert done.stderr.endswith("4 mistakes\n")
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "{$NOSUCHZONE} {\n    errors\n}\n"])
+def test_a_corefile_without_a_block_gets_the_one_of_coredns(folder: Path, text: str) -> None:
+    (folder / "Empty").write_text(text)
+    done = run("kdns", "check", "Empty", cwd=folder)
+    assert done.returncode == 0
+    assert "warning: there is no server block\n  Empty\nhint: `whoami` answers, as in CoreDNS\n" in done.stderr
+    parsed = serve.tolerant(lambda: corefile.parse(text, "Empty", environment={}), 1053)
+    assert corefile.render(parsed) == ".:1053 {\n    whoami\n    log\n}\n"
+
+
+def test_a_reverse_zone_alone_is_a_mistake_of_the_directive(folder: Path) -> None:
+    (folder / "Reverse").write_text("10.in-addr.arpa {\n    kubernetes {\n        inventory web.yaml\n    }\n}\n")
+    done = run("kdns", "check", "Reverse", cwd=folder)
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        "error: a zone that is no reverse zone is needed: names point into it\n  Reverse:2:5\n"
+    )
+
+
+def test_check_counts_what_dns_has_no_use_for(folder: Path) -> None:
+    (folder / "web.yaml").write_text(f"{WEB}---\n{DEPLOYMENT}")
+    done = run("kdns", "check", "web.yaml", cwd=folder)
+    assert (done.returncode, done.stderr) == (0, "passed over: 1 Deployment\nno mistake\n")
 
 
 def test_check_names_a_file_that_is_not_there(folder: Path) -> None:
@@ -180,8 +256,17 @@ def test_check_wants_a_file() -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
-        pytest.param([], 2, "give either --inventory PATH or --corefile FILE", id="without a source"),
-        pytest.param(["-i", "web.yaml", "--corefile", "Corefile"], 2, "give either", id="with two sources"),
+        pytest.param([], 2, "give one of --inventory PATH, --kubeconfig FILE", id="without a source"),
+        pytest.param(["-i", "web.yaml", "--corefile", "Corefile"], 2, "give one of", id="with two sources"),
+        pytest.param(["-i", "web.yaml", "--kubeconfig", "config"], 2, "give one of", id="with two others"),
+        pytest.param(["-i", "web.yaml", "--context", "x"], 2, "--context is", id="with a context of nothing"),
+        pytest.param(
+            ["--kubeconfig", "config", "--service-cidr", "10.0.0.0/8"],
+            2,
+            "for an --inventory",
+            id="with a range of a cluster",
+        ),
+        pytest.param(["--kubeconfig", "nowhere"], 1, "there is no kubeconfig `", id="with no such kubeconfig"),
         pytest.param(["-i", "web.yaml", "--port", "53"], 2, "No such option '--port'", id="with an unknown option"),
         pytest.param(["-i", "web.yaml", "--cluster-ips", "none"], 2, "'none' is not one of", id="with a wrong choice"),
         pytest.param(
@@ -189,7 +274,36 @@ def test_check_wants_a_file() -> None:
         ),
         pytest.param(["-i", "web.yaml", "-l", "127.0.0.1:0"], 1, "is no address", id="with port 0"),
         pytest.param(
-            ["-i", "web.yaml", "--zone", ".."], 1, "`..` isn't a valid domain name", id="with a zone that is none"
+            ["-i", "web.yaml", "-l", "localhost:1054"],
+            1,
+            "error: `--listen localhost:1054` is no address\n  expected ADDR or ADDR:PORT\n"
+            "hint: `localhost` is `127.0.0.1` or `[::1]`\n",
+            id="with a name for an address",
+        ),
+        pytest.param(["-i", "web.yaml", "-l", "1053"], 1, "hint: `--listen :1053` is that", id="with a port alone"),
+        pytest.param(
+            ["-i", "web.yaml", "--zone", ".."], 1, "`--zone`: `..` isn't a valid domain", id="with a zone that is none"
+        ),
+        pytest.param(
+            ["-i", "web.yaml", "--zone", "x {\n ttl 9\n}\nx"], 1, "error: `--zone`: ", id="with lines for a zone"
+        ),
+        pytest.param(
+            ["-i", "web.yaml", "--zone", "10.0.0.0/8"],
+            1,
+            "`--zone`: `10.0.0.0/8` is a reverse",
+            id="with a reverse zone",
+        ),
+        pytest.param(
+            ["-i", "web.yaml", "--service-cidr", "10.96.0.5/12"],
+            1,
+            "error: `--service-cidr`: `10.96.0.5/12` is an address within a range\nhint: the range is `10.96.0.0/12`\n",
+            id="with an address for a range",
+        ),
+        pytest.param(
+            ["-i", "web.yaml", "--service-cidr", "10.0.0.0/16", "--service-cidr", "10.1.0.0/16"],
+            1,
+            "`10.1.0.0/16` is a second range of IPv4",
+            id="with two ranges of a family",
         ),
         pytest.param(["-i", "web.yaml", "--service-cidr", "x"], 1, "`x` is no range", id="with a range that is none"),
         pytest.param(["-i", "web.yaml", "--forward", "nobody"], 1, "forward", id="with a forwarder that is none"),
@@ -198,7 +312,7 @@ def test_check_wants_a_file() -> None:
         pytest.param(
             ["--corefile", "nowhere"], 1, "open nowhere: no such file or directory", id="with no such Corefile"
         ),
-        pytest.param(["--corefile", "Corefile"], 1, COREFILE_MISTAKES, id="with a Corefile that has mistakes"),
+        pytest.param(["--corefile", "Corefile"], 1, COREFILE_MISTAKES.rstrip(), id="with a Corefile that has mistakes"),
     ],
 )
 def test_serve_refuses_to_start(folder: Path, arguments: list[str], code: int, sentence: str) -> None:
@@ -243,6 +357,61 @@ def test_serve_prints_the_corefile_that_its_options_amount_to(folder: Path) -> N
     )
 
 
+def test_a_cluster_is_served_as_a_kubeconfig_says(folder: Path) -> None:
+    line = ["--kubeconfig", "config", "--context", "a b", "--zone", "k.test", "-l", "127.0.0.1"]
+    done = run("kdns", "serve", *line, "--print-corefile", cwd=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (
+        done.stdout
+        == f"""\
+.:1053 {{
+    bind 127.0.0.1
+    errors
+    kubernetes k.test in-addr.arpa ip6.arpa {{
+        kubeconfig {folder}/config "a b"
+        ttl 5
+    }}
+    loadbalance
+}}
+"""
+    )
+
+
+def test_serve_says_what_is_missing_of_a_cluster(folder: Path) -> None:
+    (folder / "config").write_text(KUBECONFIG)
+    source = "kubernetes cluster.local {\n kubeconfig config\n startup_timeout 200ms\n}\n"
+    (folder / "Live").write_text(f".:{started.free_port()} {{\nbind 127.0.0.1\n{source}}}\n")
+    with started.started("kdns", "serve", "--corefile", "Live", cwd=folder) as running:
+        told = running.said.partition("cluster.local from ")[2].splitlines()
+        assert told[:2] == ["kubeconfig config", "  not read yet, so each name is SERVFAIL:"]
+        assert {line.partition(":")[0].strip() for line in told[2:5]} == {"namespaces", "services", "endpointslices"}
+        assert running.end() == 0
+
+
+def test_a_second_server_on_a_port_says_in_a_line_that_it_is_taken(folder: Path) -> None:
+    with started.started("kdns", "serve", "-i", "web.yaml", "-l", "127.0.0.1:PORT", cwd=folder) as running:
+        done = run("kdns", "serve", "-i", "web.yaml", "-l", f"127.0.0.1:{running.port}", cwd=folder)
+    assert done.returncode == 1
+    assert re.fullmatch(rf"error: 127\.0\.0\.1:{running.port} is taken; port \d+ is free\n", done.stderr)
+
+
+def test_one_address_and_all_addresses_share_a_port_with_each_other_and_nobody_else(folder: Path) -> None:
+    port = free_everywhere()
+    one = f".:{port} {{\n bind 127.0.0.1\n whoami\n}}\n"
+    (folder / "Shared").write_text(f"{one}b.example:{port} {{\n bind 0.0.0.0\n whoami\n}}\n")
+    with started.started("kdns", "serve", "--corefile", "Shared", cwd=folder):
+        for ask in (dns.query.udp, dns.query.tcp):
+            codes = [
+                ask(dns.message.make_query(name, "A"), at, timeout=5, port=port).rcode()
+                for name, at in (("a.example", "127.0.0.1"), ("a.example", "127.0.0.2"), ("b.example", "127.0.0.2"))
+            ]
+            assert codes == [dns.rcode.NOERROR, dns.rcode.REFUSED, dns.rcode.NOERROR]
+        for text in (one, f"{one}c.example:{port} {{\n whoami\n}}\n"):
+            (folder / "Other").write_text(text)
+            done = run("kdns", "serve", "--corefile", "Other", cwd=folder)
+            assert f"127.0.0.1:{port} is taken" in done.stderr
+
+
 def test_a_printed_corefile_serves_the_same(folder: Path) -> None:
     text = run("kdns", "serve", "-i", "web.yaml", "--print-corefile", cwd=folder).stdout
     (folder / "Printed").write_text(text)
@@ -273,11 +442,40 @@ def test_serve_ends_cleanly_when_told(folder: Path, number: signal.Signals) -> N
         assert running.said.endswith("[INFO] stopping\n")
 
 
+def test_serve_goes_on_at_the_signals_that_coredns_goes_on_at(folder: Path) -> None:
+    with started.started("kdns", "serve", "-i", "web.yaml", "-l", "127.0.0.1:PORT", cwd=folder) as running:
+        running.process.send_signal(signal.SIGHUP)
+        running.process.send_signal(signal.SIGUSR1)
+        running.says("[WARNING] SIGUSR1: the Corefile is not read again yet; a restart does\n")
+        assert running.end() == 0
+
+
+def test_a_warning_that_holds_for_several_blocks_is_drawn_once(folder: Path) -> None:
+    (folder / "web.yaml").write_text(f"{WEB.replace('clusterIP: 10.96.3.4', 'selector: {app: web}')}---\n{DEPLOYMENT}")
+    rest = "bind 127.0.0.1\nreload\nkubernetes cluster.local {\n inventory web.yaml\n}\n"
+    (folder / "Twice").write_text("".join(f".:{started.free_port()} {{\n{rest}}}\n" for _ in range(2)))
+    with started.started("kdns", "serve", "--corefile", "Twice", cwd=folder) as running:
+        assert running.said.count("`reload`: no effect yet") == 1
+        assert running.said.count("warning: the selector matches no Pod") == 1
+        assert "[WARNING]" not in running.said
+        assert running.said.count("  passed over: 1 Deployment\n") == 1
+
+
 def test_warnings_stand_before_all_else(folder: Path) -> None:
     inventory = "kubernetes cluster.local {\n inventory web.yaml\n}\n"
     (folder / "Warned").write_text(f".:{started.free_port()} {{\nbind 127.0.0.1\nreload\n{inventory}}}\n")
     with started.started("kdns", "serve", "--corefile", "Warned", cwd=folder) as running:
         assert running.said.startswith("warning: `reload`: ")
+
+
+def free_everywhere() -> int:
+    """A port that no socket has at any address, of those that no client gets by chance."""
+    for port in random.sample(range(20_000, 30_000), 100):
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+                stack.enter_context(socket.socket(type=kind)).bind(("0.0.0.0", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 # kdns dump, kdns version, help
@@ -360,7 +558,7 @@ def test_a_dumped_zone_is_one_that_others_load(zone: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
-        pytest.param(["-i", "bad.yaml"], 1, BAD_SERVICE_MISTAKES, id="of an inventory that has mistakes"),
+        pytest.param(["-i", "bad.yaml"], 1, BAD_SERVICE_MISTAKES.rstrip(), id="of an inventory that has mistakes"),
         pytest.param(["-i", "web.yaml", "--service-cidr", "x"], 1, "`10.96.0.0/12`", id="with a range that is none"),
         pytest.param(
             ["-i", "web.yaml", "--format", "zone", "--zone", "x y"], 1, "`x y` isn't a valid", id="of no zone"
@@ -440,7 +638,7 @@ def test_coredns_lists_its_plugins() -> None:
         ),
         pytest.param(["-conf=missing"], 1, "error: open missing: no such file or directory\n", id="the same with ="),
         pytest.param(["--conf", "Corefile"], 1, COREFILE_MISTAKES.rstrip(), id="a Corefile that has mistakes"),
-        pytest.param(["-config", "Corefile"], 2, "No such option '--config'", id="an unknown flag"),
+        pytest.param(["-config", "Corefile"], 2, "No such option '-config'", id="an unknown flag"),
         pytest.param(["-dns.port", "http"], 2, "'http' is not a valid integer", id="a port that is none"),
         pytest.param(["serve"], 1, "error: extra command line arguments: [serve]\n", id="a stray word"),
         pytest.param(
@@ -452,6 +650,13 @@ def test_coredns_refuses_to_start(folder: Path, arguments: list[str], code: int,
     done = run("coredns", *arguments, cwd=folder)
     assert (done.returncode, done.stdout) == (code, "")
     assert sentence in done.stderr
+
+
+def test_the_flags_of_coredns_are_shown_with_one_dash() -> None:
+    done = run("coredns", "-h")
+    assert done.returncode == 0
+    assert "  -dns.port, -p INTEGER" in done.stdout
+    assert "--" not in done.stdout
 
 
 def test_coredns_reads_stdin(folder: Path) -> None:

@@ -211,4 +211,4 @@ def test_a_port_that_another_has_is_named(tmp_path: Path) -> None:
         done = started.run("kdns", "serve", "-i", str(tmp_path), "--listen", f"127.0.0.1:{port}")
     assert done.returncode == 1
     assert done.stdout == ""
-    assert f"error: 127.0.0.1:{port} is taken\nhint: another port may be free, such as " in done.stderr
+    assert f"error: 127.0.0.1:{port} is taken; port " in done.stderr

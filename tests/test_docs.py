@@ -22,7 +22,7 @@ import pytest
 
 from kdns import app, corefile
 from kdns.chain import Plugin, Process
-from kdns.metrics import Metrics
+from kdns.metrics import DECLARED, Metrics
 from kdns.options import table
 from kdns.plugins import PLUGINS
 from tests import needs, started
@@ -110,7 +110,7 @@ def _recipe(target: str) -> str:
     """The command that a target of the Makefile runs, without where it is."""
     found = re.search(rf"^{target}:[^\n]*\n\t\$\(BIN\)/([^\n]+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert found, f"the Makefile has no target `{target}`"
-    return found[1]
+    return found[1].replace("$(PORT)", str(_DOCUMENTED_PORT))
 
 
 def _run(command: str) -> str:
@@ -168,6 +168,13 @@ def test_every_directive_has_a_page_with_all_its_options(plugin: type[Plugin]) -
 def test_every_page_of_a_directive_is_of_one() -> None:
     pages = {page.stem for page in (ROOT / "docs" / "plugins").glob("*.md")}
     assert pages == {plugin.name for plugin in PLUGINS}
+
+
+def test_every_metric_is_on_the_page_of_prometheus_with_its_labels() -> None:
+    text = (ROOT / "docs" / "plugins" / "prometheus.md").read_text()
+    rows = re.findall(r"^\|( `(?:coredns|kdns)_.*) \|(.*)\|$", text, re.MULTILINE)
+    told = {name: labels.partition("(")[0].strip() for names, labels in rows for name in re.findall("`(.*?)`", names)}
+    assert told == {metric.name: ", ".join(metric.labels) for metric in DECLARED}
 
 
 def test_the_index_names_every_page() -> None:

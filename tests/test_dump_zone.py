@@ -1,4 +1,4 @@
-"""An inventory printed as a zone: other servers' tools take it, and its records are those that queries are answered with."""
+"""An inventory printed as a zone: other servers' tools take it, and its records are what queries are answered with."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from kdns.errors import Problem, draw
 from kdns.options import (
     COREDNS_DIRECTIVES,
     Address,
+    Fault,
     Options,
     RefusalError,
     Selector,
@@ -69,9 +70,13 @@ class ClusterOptions(
     apiserver_qps: Annotated[float, fraction(0), without_effect("kdns asks rarely"), "queries per second"] = 0.0
     kubeconfig: Annotated[str, word("FILE"), once, "how to reach the cluster"] = ""
 
-    def faults(self) -> Iterable[tuple[str, str]]:
+    def faults(self) -> Iterable[Fault]:
         if self.endpoint_pod_names and self.pods == "verified":
-            yield "endpoint_pod_names", "`endpoint_pod_names` and `pods verified` don't go together"
+            sentence = "`endpoint_pod_names` and `pods verified` don't go together"
+            yield Fault("endpoint_pod_names", sentence, besides=("pods",))
+        for text in self.namespaces:
+            if text == "none":
+                yield Fault("namespaces", f"`{text}` is no namespace", text, "leave the option out for all")
 
 
 class ForwardOptions(Options, directive="forward"):
@@ -425,6 +430,36 @@ error: `endpoint_pod_names` and `pods verified` don't go together
   Corefile:3:5
     3 |     endpoint_pod_names
       |     ^^^^^^^^^^^^^^^^^^""",
+    ),
+    "what an option's words make wrong, beside another option that can't be read": (
+        "cluster {\n    ttl x\n    namespaces a none\n}",
+        """\
+error: `ttl` takes a number of seconds
+  Corefile:3:9
+    3 |     ttl x
+      |         ^
+  expected 0 to 3600, found `x`
+hint: the default is `ttl 5`
+error: `none` is no namespace
+  Corefile:4:18
+    4 |     namespaces a none
+      |                  ^^^^
+hint: leave the option out for all""",
+    ),
+    "nothing of two options together where one of them can't be read": (
+        "cluster {\n    endpoint_pod_names\n    pods verified\n    pods verifed\n}",
+        """\
+warning: `pods` is given again, and this is what counts
+  Corefile:5:5
+    5 |     pods verifed
+      |     ^^^^
+hint: the first is in line 4 of Corefile
+error: `pods` takes `disabled`, `insecure` or `verified`
+  Corefile:5:10
+    5 |     pods verifed
+      |          ^^^^^^^
+  expected one of these, found `verifed`
+hint: did you mean `verified`?""",
     ),
     "arguments that are missing": (
         "forward .",

@@ -351,6 +351,38 @@ def _end_of_question(message: bytes) -> int:
     return position + 5
 
 
+def _options_of(packet: bytes, transport: str, idle_seconds: float | None) -> list[tuple[int, bytes]]:
+    responder = cluster()
+    if idle_seconds is not None:
+        responder.idle_seconds = lambda: idle_seconds
+    reply = respond(packet, transport, responder)
+    assert reply is not None
+    return [(int(each.otype), each.to_wire() or b"") for each in dns.message.from_wire(reply).options]
+
+
+@pytest.mark.parametrize(
+    ("idle_seconds", "told"), [(10.0, b"\0\x64"), (0.25, b"\0\2"), (0.0, b"\0\0"), (10_000.0, b"\xff\xff")]
+)
+def test_who_asks_over_tcp_is_told_how_long_a_connection_may_idle(idle_seconds: float, told: bytes) -> None:
+    asks = query(K, 1, 1, opt(COOKIE + option(11)))
+    assert _options_of(asks, "tcp", idle_seconds) == [(11, told)]
+    assert _options_of(asks, "udp", idle_seconds) == []
+    assert _options_of(query(K, 1, 1, opt(COOKIE)), "tcp", idle_seconds) == [], "who doesn't ask isn't told"
+    assert _options_of(asks, "tcp", None) == []
+
+
+def test_the_idle_time_stands_beside_an_extended_error() -> None:
+    process = Process(Metrics())
+    built = app.build(corefile.parse(". {\n kubernetes cluster.local {\n inventory none\n }\n}", "Corefile"), process)
+    responder = Responder(built.listeners[0].sites, process, process.metrics)
+    responder.idle_seconds = lambda: 10.0
+    reply = respond(query(K, 1, 1, opt(option(11))), "tcp", responder)
+    assert reply is not None
+    options = dns.message.from_wire(reply).options
+    assert [int(each.otype) for each in options] == [11, 15]
+    assert "not synced" in str(options[1])
+
+
 def test_a_signature_comes_back_with_bad_key_and_without_its_mac() -> None:
     reply = respond(query(K, 1, 1, TSIG))
     assert reply is not None

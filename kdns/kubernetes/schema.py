@@ -93,7 +93,8 @@ class View(msgspec.Struct):
 class Question(msgspec.Struct, gc=False):
     """What is asked below a zone: `labels` folded, left of the zone; `owner` and `zone` as the client spelled them.
 
-    `room` is how many bytes a reply may have: of a thousand endpoints no more are told than could be sent.
+    `room` is how many bytes a reply may have: of a thousand endpoints no more are told than could be sent, and then
+    `varies` says that it might have been others.
     """
 
     owner: bytes
@@ -102,6 +103,7 @@ class Question(msgspec.Struct, gc=False):
     rtype: int
     tags: set[Tag]
     room: int = 65535
+    varies: bool = False
 
 
 def lookup(view: View, question: Question, reverse: bool) -> Outcome:
@@ -170,6 +172,7 @@ def _lookup_any(view: View, question: Question, reverse: bool) -> Outcome:
     for rtype in order:
         one = Question(question.owner, question.labels, question.zone, rtype, question.tags, question.room)
         outcome = lookup(view, one, reverse)
+        question.varies = one.varies
         if isinstance(outcome, Found):
             return Found([record for record in outcome.answer if record.rtype == rtype])
         if isinstance(outcome, Alias | NxDomain):
@@ -300,7 +303,7 @@ def _lookup_endpoints(view: View, question: Question, service: ServiceModel, end
     """Records of endpoints: of a headless service, or of one label of any service."""
     rtype = question.rtype
     if rtype in _FAMILY:
-        return _addresses(question.owner, view.ttl, _some(endpoints.addresses[_FAMILY[rtype]], question.room, 16))
+        return _addresses(question.owner, view.ttl, _some(endpoints.addresses[_FAMILY[rtype]], question, 16))
     if rtype != Type.SRV:
         return NODATA
     if not endpoints.targets:
@@ -308,7 +311,7 @@ def _lookup_endpoints(view: View, question: Question, service: ServiceModel, end
     weight = _weight(endpoints.pairs)
     ttl, owner = view.ttl, question.owner
     suffix = _service_name(service, question.zone)
-    targets = _some(endpoints.targets, question.room, 18 + len(suffix))
+    targets = _some(endpoints.targets, question, 18 + len(suffix))
     if len(suffix) >= names.LONGEST_NAME - names.LONGEST_LABEL:
         # A name that no message can hold is no name (RFC 1035 §2.3.4); only very long zones come to this.
         targets = [target for target in targets if 1 + len(target[0]) + len(suffix) <= names.LONGEST_NAME]
@@ -322,14 +325,15 @@ def _lookup_endpoints(view: View, question: Question, service: ServiceModel, end
     )
 
 
-def _some(all: Sequence[V], room: int, least: int) -> Sequence[V]:
+def _some(all: Sequence[V], question: Question, least: int) -> Sequence[V]:
     """All, or, where the room is too small at `least` bytes each, as many as overflow it, from a place by chance.
 
     Otherwise each question for a service of thousands would cost milliseconds to send the same few.
     """
-    most = room // least + 1
+    most = question.room // least + 1
     if len(all) <= most:
         return all
+    question.varies = True
     start = randrange(len(all))
     return [*all[start : start + most], *all[: max(0, start + most - len(all))]]
 
@@ -426,7 +430,7 @@ def _lookup_reverse(view: View, question: Question) -> Outcome:
         return NXDOMAIN
     if question.rtype != Type.PTR:
         return NODATA
-    some = _some(targets, question.room, 12)
+    some = _some(targets, question, 12)
     return Found([Record(question.owner, Type.PTR, view.ttl, target) for target in some])
 
 

@@ -6,7 +6,7 @@ Law of the options: docs/plugins/cache.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -14,6 +14,7 @@ import msgspec
 from kdns.chain import Plugin
 from kdns.corefile import Token
 from kdns.options import (
+    Fault,
     Options,
     RefusalError,
     argument,
@@ -122,10 +123,10 @@ class CacheOptions(Options, directive="cache", once=True):
     ] = ()
     keepttl: Annotated[bool, flag(), "a kept reply has the TTL that it came with"] = False
 
-    def faults(self) -> list[tuple[str, str]]:
+    def faults(self) -> Iterable[Fault]:
         if self.serve_stale_policy and self.serve_stale is None:
-            return [("serve_stale_policy", "`serve_stale_policy` needs `serve_stale`")]
-        return []
+            sentence = "`serve_stale_policy` needs `serve_stale`"
+            yield Fault("serve_stale_policy", sentence, besides=("serve_stale",))
 
 
 class Cache(Plugin):

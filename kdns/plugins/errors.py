@@ -19,8 +19,10 @@ from kdns.logs import plugin_logger
 from kdns.options import (
     Options,
     RefusalError,
+    SeveralError,
     argument,
     choice,
+    collected,
     flag,
     lines,
     parse_duration,
@@ -49,21 +51,25 @@ def _read_consolidation(line: Directive) -> Consolidation:
     args = line.args
     if not 2 <= len(args) <= 4 or line.body is not None:
         raise RefusalError(args[4] if len(args) > 4 else line.name, f"`{_SYNTAX}`")
-    seconds = parse_duration(args[0])
-    if seconds <= 0:
-        raise RefusalError(args[0], "more than 0s")
+    seconds, level, show_first = 0.0, logging.ERROR, False
+    wrong: list[ValueError] = []
+    with collected(wrong):
+        seconds = parse_duration(args[0])
+        if seconds <= 0:
+            raise RefusalError(args[0], "more than 0s")
     try:
         compile_pattern(args[1].text)
     except re2.error as error:
-        raise RefusalError(args[1], f"a regular expression ({_reason(error)})") from None
-    level, show_first = logging.ERROR, False
+        wrong.append(RefusalError(args[1], f"a regular expression ({_reason(error)})"))
     for place, token in enumerate(args[2:]):
         if token.text in LEVELS and place == 0:
             level = LEVELS[token.text]
         elif token.text == "show_first" and not show_first:
             show_first = True
         else:
-            raise RefusalError(token, "`warning`, `error`, `info` or `debug`, then perhaps `show_first`")
+            wrong.append(RefusalError(token, "`warning`, `error`, `info` or `debug`, then perhaps `show_first`"))
+    if wrong:
+        raise SeveralError(wrong)
     return Consolidation(seconds, args[1].text, level, show_first)
 
 
@@ -128,7 +134,7 @@ class Errors(Plugin):
                 level = counted.settings.level
                 break
         query = request.query
-        question = f"{names.to_text(query.name)} {type_to_text(query.rtype)}"
+        question = f"{names.to_text(query.qname)} {type_to_text(query.rtype)}"
         _log.log(level, "%d %s: %s", answer.rcode, question, answer.cause)
 
 

@@ -295,7 +295,7 @@ def _answer(query: Query, message: Message) -> Answer:
     """The upstream's reply as ours: its bits, the client's spelling."""
     for section in (message.answer, message.authority, message.additional):
         for record in section:
-            if record.owner.lower() == query.name:
+            if record.owner.lower() == query.qname:
                 record.owner = query.qname
     # RFC 6891 §6.1.3: the upper bits of a code stand in OPT, and without one BADVERS would read as NOERROR.
     rcode = message.rcode if message.rcode < 16 or query.edns else Rcode.SERVFAIL

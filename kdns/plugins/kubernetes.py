@@ -259,35 +259,36 @@ class Kubernetes(Plugin):
         zone = self._zone_of(query.labels)
         if zone is None:
             return await next(request)
-        spelled = query.qname[-len(zone.name) :]
         if not self.cluster.synced:
             # Never NXDOMAIN and never forwarded: neither would be true in a moment.
             request.keep = False
             answer = failure("", self.name, NOT_READY)
-            answer.authority = [authority(self.view, spelled)]
+            answer.authority = [authority(self.view, zone.name)]
             return answer
-        answer = await self._answer(request, next, zone, spelled)
+        answer = await self._answer(request, next, zone)
         if self.live is not None and self.live.stale:
             request.keep = False
             if answer.plugin == self.name and answer.error is None:
                 answer.error = STALE
         return answer
 
-    async def _answer(self, request: Request, next: Next, zone: _Zone, spelled: bytes) -> Answer:
+    async def _answer(self, request: Request, next: Next, zone: _Zone) -> Answer:
         query = request.query
         labels = query.labels[: len(query.labels) - len(zone.labels)]
         room = limit_bytes(query, request.transport)
-        question = Question(query.qname, labels, spelled, query.rtype, request.tags, room)
+        question = Question(query.qname, labels, zone.name, query.rtype, request.tags, room)
         outcome = lookup(self.view, question, zone.reverse)
+        if question.varies:
+            request.varies = True
         if type(outcome) is Found:
             return Answer(answer=outcome.answer, additional=outcome.additional, plugin=self.name)
         if type(outcome) is Alias:
-            return await self._follow(request, outcome.target, spelled)
+            return await self._follow(request, outcome.target, zone.name)
         if type(outcome) is NxDomain and self._falls_through(query.labels):
             answer = await next(request)
             # Nobody behind us: the name is of our zone, so this is a failure and no refusal.
             return failure("no next plugin found", self.name) if answer.unclaimed else answer
-        return self._negative(Rcode.NXDOMAIN if type(outcome) is NxDomain else Rcode.NOERROR, spelled)
+        return self._negative(Rcode.NXDOMAIN if type(outcome) is NxDomain else Rcode.NOERROR, zone.name)
 
     def _zone_of(self, labels: list[bytes]) -> _Zone | None:
         for zone in self._zones:
@@ -323,6 +324,7 @@ class Kubernetes(Plugin):
             room = limit_bytes(query, request.transport)
             question = Question(target, labels[:count], target[-len(inside.name) :], rtype, request.tags, room)
             outcome = lookup(self.view, question, inside.reverse)
+            request.varies = request.varies or question.varies
             match outcome:
                 case Found(answer=answer):
                     return Answer(answer=chain + answer, plugin=self.name)

@@ -68,6 +68,9 @@ class Loadbalance(Plugin):
         answer = await next(request)
         if answer.rcode != Rcode.NOERROR:
             return answer
+        if len(answer.answer) > 1 or len(answer.additional) > 1:
+            # The next one who asks is to have another order.
+            request.varies = True
         if len(answer.answer) > 1:
             answer.answer = balance(answer.answer, self._random, self._prefer)
         if len(answer.authority) > 1:

@@ -125,7 +125,7 @@ class Log(Plugin):
         # A question that the server asked itself has no line of its own.
         if request.depth:
             return answer
-        name = request.query.name
+        name = request.query.qname
         for rule in self.rules:
             if rule.covers(name):
                 if "all" in rule.classes or class_of(answer) in rule.classes:

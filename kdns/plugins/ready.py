@@ -40,15 +40,21 @@ class Ready(Plugin):
         return (Route(self._address.host, self._address.port, "/ready", self.respond),)
 
     def respond(self, headers: dict[str, str]) -> tuple[int, bytes, str]:
-        """200 when all are ready; else 503 with the names of those that aren't."""
+        """200 when all are ready; else 503 with the names of those that aren't, and what is missing to them."""
         if self._process.stopping:
             return 503, b"Shutting down", _TEXT
-        missing = ",".join(sorted({plugin.name for plugin in self._process.plugins if not self._is_ready(plugin)}))
+        waiting: dict[str, list[str]] = {}
+        for plugin in self._process.plugins:
+            if not self._is_ready(plugin):
+                waiting.setdefault(plugin.name, []).append(plugin.missing())
+        missing = ",".join(sorted(waiting))
         # A probe comes every few seconds; what it finds is news only once.
         if missing and missing != self._said:
             _log.info('Plugins not ready: "%s"', missing)
         self._said = missing
-        return (503, missing.encode(), _TEXT) if missing else (200, b"OK", _TEXT)
+        if not missing:
+            return 200, b"OK", _TEXT
+        return 503, ",".join(_with_cause(name, waiting[name]) for name in sorted(waiting)).encode(), _TEXT
 
     def _is_ready(self, plugin: Plugin) -> bool:
         if plugin in self._been_ready and not self._continuously:
@@ -57,3 +63,9 @@ class Ready(Plugin):
             return False
         self._been_ready.add(plugin)
         return True
+
+
+def _with_cause(name: str, causes: Iterable[str]) -> str:
+    """The name as CoreDNS has it, and behind it what only kdns says."""
+    told = "; ".join(dict.fromkeys(filter(None, causes)))
+    return f"{name} ({told})" if told else name

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from kdns.answers import AnswerCache
 from kdns.wire import names, records
 from kdns.wire.query import Query, parse
 
@@ -28,6 +29,13 @@ class Pending(Protocol):
 
 class Responder(Protocol):
     """Who answers packets."""
+
+    @property
+    def many_zones(self) -> bool:
+        """Whether replies count in the metrics of more than one zone."""
+
+    def answers(self, transport: str, six: bool) -> AnswerCache:
+        """What is kept of the replies to clients of one transport and address family (`six`: IPv6)."""
 
     def respond(
         self,

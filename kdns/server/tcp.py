@@ -27,12 +27,15 @@ log = logging.getLogger("kdns.server")
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What clients may cost. A clock runs per message, not per read, so that dripping bytes buys no time.
 
-    `connections` 0 stands for half of the descriptors that the process may have, 1000 at most. `idle_seconds` shrinks
-    to `shortest_idle_seconds` while the table fills from half to four fifths.
+    `connections` 0 stands for half of the descriptors that the process may have, 1000 at most; `per_client` 0 for half
+    of these connections. `idle_seconds` shrinks to `shortest_idle_seconds` while the table fills from half to four
+    fifths.
     """
 
     connections: int = 0
-    per_client: int = 100
+    # A NodeLocal DNSCache or a NAT is one address for all pods behind it, with a connection for each query under way;
+    # the other half of the table is for the others.
+    per_client: int = 0
     first_query_seconds: float = 3.0
     message_seconds: float = 3.0
     idle_seconds: float = 10.0
@@ -48,6 +51,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 SHORTEST_MESSAGE = 12
+SECONDS_BETWEEN_REFUSALS = 60.0
 # The client gave up in the queue, or a firewall took it out: the next one may be well (accept(2)).
 _GONE = (errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.EHOSTUNREACH, errno.ENETUNREACH)
 
@@ -98,6 +102,8 @@ class TcpServer:
         self.connections: set[_Connection] = set()
         self.stopping = False
         self._capacity = self.limits.connections or _default_capacity()
+        self._per_client = self.limits.per_client or max(1, self._capacity // 2)
+        self._next_line = 0.0
         self._clients: dict[str, int] = {}
         self._taken = 0
         self._starting: set[asyncio.Task[None]] = set()
@@ -151,6 +157,10 @@ class TcpServer:
         share = max(0.0, (0.8 - used) / 0.3)
         return max(min(limits.shortest_idle_seconds, limits.idle_seconds), limits.idle_seconds * share)
 
+    def told_idle_seconds(self) -> float:
+        """The same as clients may be told (RFC 7828 §3.2.2): once the server ends, they have no time left."""
+        return 0.0 if self.stopping else self.idle_seconds()
+
     def opened(self, connection: _Connection) -> None:
         """A connection has its transport."""
         self.connections.add(connection)
@@ -191,10 +201,10 @@ class TcpServer:
         host = plain_host(peer[0])
         if self._taken >= self._capacity:
             self.refused_full += 1
-            accepted.close()
-        elif self._clients.get(host, 0) >= self.limits.per_client:
+            self._refuse(accepted, f"{self._capacity} are open")
+        elif self._clients.get(host, 0) >= self._per_client:
             self.refused_client += 1
-            accepted.close()
+            self._refuse(accepted, f"{host} has {self._per_client}")
         else:
             self._taken += 1
             self._clients[host] = self._clients.get(host, 0) + 1
@@ -202,6 +212,15 @@ class TcpServer:
             self._starting.add(task)
             task.add_done_callback(self._starting.discard)
         return True
+
+    def _refuse(self, accepted: socket.socket, why: str) -> None:
+        accepted.close()
+        # Who comes too often comes again: the counters say how often, a line now and then says that it happens.
+        now = self.loop.time()
+        if now >= self._next_line:
+            self._next_line = now + SECONDS_BETWEEN_REFUSALS
+            refused = self.refused_full + self.refused_client
+            log.warning("a TCP connection was refused: %s; %d refused so far", why, refused)
 
     async def _begin(self, accepted: socket.socket, client: tuple[str, int]) -> None:
         try:

@@ -27,8 +27,9 @@ MOST_ADDITIONAL = 2
 class Query:
     """One question and what the client said of itself.
 
-    `qname` has the client's spelling, `name` is folded to lower case, `labels` are those of `name`. `size` is the UDP
-    payload size that the client can take in bytes; `options` are the bytes of its EDNS options.
+    `qname` is the name in lower case, `labels` are its labels, `spelled` is the name as the client wrote it: the reply
+    repeats that, and its records point at it. `size` is the UDP payload size that the client can take in bytes;
+    `options` are the bytes of its EDNS options.
     """
 
     __slots__ = (
@@ -37,21 +38,21 @@ class Query:
         "flags",
         "id",
         "labels",
-        "name",
         "options",
         "qname",
         "rclass",
         "rtype",
         "size",
+        "spelled",
         "trailing",
         "version",
     )
 
-    def __init__(self, id: int, flags: int, qname: bytes, labels: list[bytes], rtype: int, rclass: int) -> None:
+    def __init__(self, id: int, flags: int, spelled: bytes, labels: list[bytes], rtype: int, rclass: int) -> None:
         self.id = id
         self.flags = flags
-        self.qname = qname
-        self.name = qname.lower()
+        self.spelled = spelled
+        self.qname = spelled.lower()
         self.labels = labels
         self.rtype = rtype
         self.rclass = rclass
@@ -65,7 +66,7 @@ class Query:
     @property
     def question_bytes(self) -> bytes:
         """The question section as the client sent it."""
-        return self.qname + _TAIL.pack(self.rtype, self.rclass)
+        return self.spelled + _TAIL.pack(self.rtype, self.rclass)
 
 
 class Rejected:

@@ -48,16 +48,17 @@ def encode(
     additional: Sequence[Record],
     limit: int,
     error: tuple[int, str] | None = None,
+    options: bytes = b"",
 ) -> bytes:
     """The reply to `query` in at most `limit` bytes.
 
     `flags` are those of AA, RA, AD and TC that hold. As many whole records as fit are sent: where an answer or
     authority record is lost TC is set; additional records go first, by whole RRsets, and their loss alone sets nothing.
-    `error` is an extended error's code and text, sent where there is room.
+    `error` is an extended error's code and text, sent where there is room; `options` are EDNS options as bytes.
     """
     question = query.question_bytes
     position = 12 + len(question)
-    opt = _encode_opt(query, rcode) if query.edns else b""
+    opt = _encode_opt(query, rcode, options) if query.edns else b""
     limit -= len(opt)
     parts: list[bytes] = [b"", question]
     table: dict[bytes, int] = {}
@@ -97,7 +98,7 @@ def encode(
     if opt:
         counts[2] += 1
         if error is not None:
-            opt = _with_error(opt, error, limit - sum(map(len, parts)) - 12)
+            opt = _with_error(opt, len(options), error, limit - sum(map(len, parts)) - 12)
         parts.append(opt)
     parts[0] = _HEADER.pack(query.id, flags | (rcode & 0xF), 1, counts[0], counts[1], counts[2])
     return b"".join(parts)
@@ -124,17 +125,18 @@ def encode_error(query: Query, rcode: int, error: tuple[int, str] | None = None,
     return encode(query, rcode, 0, (), (), (), limit, error)
 
 
-def _encode_opt(query: Query, rcode: int) -> bytes:
-    return _OPT.pack(0, Type.OPT, UDP_PAYLOAD, rcode >> 4, 0, _DO if query.do else 0, 0)
+def _encode_opt(query: Query, rcode: int, options: bytes) -> bytes:
+    return _OPT.pack(0, Type.OPT, UDP_PAYLOAD, rcode >> 4, 0, _DO if query.do else 0, len(options)) + options
 
 
-def _with_error(opt: bytes, error: tuple[int, str], room: int) -> bytes:
+def _with_error(opt: bytes, length: int, error: tuple[int, str], room: int) -> bytes:
     code, text = error
     # Half a character would be no UTF-8, which RFC 8914 §2 demands.
     for detail in (text.encode()[:LONGEST_ERROR_TEXT].decode(errors="ignore").encode(), b""):
         option = _EDE.pack(_OPTION_EDE, 2 + len(detail), code) + detail
         if len(option) <= room:
-            return opt[:-2] + struct.pack("!H", len(option)) + option
+            fixed = _OPT.size - 2
+            return opt[:fixed] + struct.pack("!H", length + len(option)) + opt[fixed + 2 :] + option
     return opt
 
 

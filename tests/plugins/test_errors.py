@@ -99,6 +99,8 @@ def test_the_first_pattern_that_matches_counts_and_others_are_told_at_once() -> 
         ("errors stderr", "expected `stdout`, found `stderr`"),
         ("errors {\n consolidate 5m (a\n}", "a regular expression (missing ): (a), found `(a`"),
         ("errors {\n consolidate 5 .*\n}", "hint: write `5s`"),
+        ("errors {\n consolidate 5x (a\n}", "found `5x`"),
+        ("errors {\n consolidate 5x (a\n}", "a regular expression (missing ): (a), found `(a`"),
         ("errors {\n consolidate 0s .*\n}", "more than 0s"),
         ("errors {\n consolidate 5m\n}", "`consolidate DURATION REGEXP [LEVEL] [show_first]`"),
         ("errors {\n consolidate 5m .* loud\n}", "`warning`, `error`, `info` or `debug`"),

@@ -120,16 +120,16 @@ def test_bits_and_code_are_the_upstreams_own(run: Run) -> None:
     run(story())
 
 
-def test_owners_have_the_clients_spelling(run: Run) -> None:
+def test_owners_are_spelled_so_that_they_point_at_the_question(run: Run) -> None:
     async def story() -> None:
         def step(query: bytes) -> list[bytes]:
-            name = question_of(query)[:-4].lower()
+            name = question_of(query)[:-4].upper()
             record = name + struct.pack("!HHIH", 1, 1, 30, 4) + RIGHT
             return [_counted(reply(query) + record)]
 
         async with upstream(step) as fake:
             answer = await ask(forward(f"forward . {fake.upstream}"), "Www.EXAMPLE.org. A")
-            assert text(answer) == ["Www.EXAMPLE.org. 30 IN A 10.0.0.1"]
+            assert text(answer) == ["www.example.org. 30 IN A 10.0.0.1"]
 
     run(story())
 

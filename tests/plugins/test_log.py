@@ -58,7 +58,7 @@ def test_an_address_of_ipv6_stands_in_brackets_and_edns_is_told() -> None:
 
 def test_what_a_client_asks_for_cannot_make_a_line_of_its_own() -> None:
     (logged,) = line_of('log . "{name}"', trial.request("a\\010\\027\\[INFO]\\255.cluster.local. A"))
-    assert logged == "[INFO] a\\010\\027[INFO]\\255.cluster.local."
+    assert logged == "[INFO] a\\010\\027[info]\\255.cluster.local."
 
 
 @pytest.mark.parametrize(

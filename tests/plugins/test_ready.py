@@ -12,13 +12,17 @@ class Syncing(Plugin):
 
     name = "kubernetes"
 
-    def __init__(self, within: Block, name: str = "kubernetes") -> None:
+    def __init__(self, within: Block, name: str = "kubernetes", lack: str = "") -> None:
         self.name = name  # type: ignore[misc]
+        self.lack = lack
         self.is_ready = False
         within.process.plugins.append(self)
 
     def ready(self) -> bool:
         return self.is_ready
+
+    def missing(self) -> str:
+        return self.lack
 
 
 def test_the_missing_are_named_in_order_and_each_once() -> None:
@@ -36,6 +40,18 @@ def test_the_missing_are_named_in_order_and_each_once() -> None:
         '[INFO] plugin/ready: Plugins not ready: "erratic,kubernetes"',
         '[INFO] plugin/ready: Plugins not ready: "kubernetes"',
     ], "what a probe finds is told when it changes"
+
+
+def test_what_is_missing_stands_behind_the_name() -> None:
+    block = trial.block()
+    ready = trial.plugin(Ready, "ready", block)
+    lacking = [Syncing(block, lack=lack) for lack in ("services: not allowed", "pods", "pods", "")]
+    Syncing(block, "erratic")
+    with trial.log_lines() as logged:
+        assert ready.respond({})[:2] == (503, b"erratic,kubernetes (services: not allowed; pods)")
+        lacking[0].lack = ""
+        assert ready.respond({})[:2] == (503, b"erratic,kubernetes (pods)")
+    assert logged == ['[INFO] plugin/ready: Plugins not ready: "erratic,kubernetes"'], "as CoreDNS logs it"
 
 
 @pytest.mark.parametrize(

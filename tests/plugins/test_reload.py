@@ -3,6 +3,9 @@
 import pytest
 
 from kdns import corefile
+from kdns.app import build
+from kdns.chain import Process
+from kdns.metrics import Metrics
 from kdns.plugins.reload import Reload
 from tests.plugins import trial
 
@@ -36,3 +39,10 @@ def test_what_it_does_not_take_is_told(text: str, part: str) -> None:
 
 def test_that_it_has_no_effect_is_said_in_one_line() -> None:
     assert len(list(trial.plugin(Reload, "reload").notices())) == 1
+
+
+def test_the_hash_of_what_is_served_is_a_metric() -> None:
+    process = Process(Metrics())
+    parsed = corefile.parse(". {\n whoami\n}", "Corefile")
+    build(parsed, process)
+    assert f'hash="sha512",value="{corefile.fingerprint(parsed)}"}} 1.0' in process.metrics.render()[0].decode()

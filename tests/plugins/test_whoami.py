@@ -13,19 +13,19 @@ from tests.plugins import trial
         pytest.param(
             ("10.244.0.7", 41234),
             "udp",
-            ["Web.Shop. 0 IN A 10.244.0.7", "_udp.Web.Shop. 0 IN SRV 0 0 41234 ."],
+            ["web.shop. 0 IN A 10.244.0.7", "_udp.web.shop. 0 IN SRV 0 0 41234 ."],
             id="a client over IPv4 and UDP",
         ),
         pytest.param(
             ("2001:db8::7", 5),
             "tcp",
-            ["Web.Shop. 0 IN AAAA 2001:db8::7", "_tcp.Web.Shop. 0 IN SRV 0 0 5 ."],
+            ["web.shop. 0 IN AAAA 2001:db8::7", "_tcp.web.shop. 0 IN SRV 0 0 5 ."],
             id="IPv6 and TCP",
         ),
         pytest.param(
             ("fe80::1%eth0", 5),
             "udp",
-            ["Web.Shop. 0 IN AAAA fe80::1", "_udp.Web.Shop. 0 IN SRV 0 0 5 ."],
+            ["web.shop. 0 IN AAAA fe80::1", "_udp.web.shop. 0 IN SRV 0 0 5 ."],
             id="a link-local client, whose interface is nobody's business",
         ),
     ],

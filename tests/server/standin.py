@@ -10,6 +10,7 @@ import socket
 import struct
 from collections.abc import Callable
 
+from kdns.answers import AnswerCache
 from kdns.wire import names
 
 
@@ -33,6 +34,11 @@ class StandIn:
         self.seen: list[tuple[str, tuple[str, int], tuple[str, int]]] = []
         self.packets: list[bytes] = []
         self.cancelled = 0
+        self.many_zones = False
+        self.kept = AnswerCache()
+
+    def answers(self, transport: str, six: bool) -> AnswerCache:
+        return self.kept
 
     def respond(
         self,

@@ -339,7 +339,7 @@ def test_no_more_queries_than_allowed_are_in_flight_on_a_connection(run: Run) ->
 
 def test_connections_beyond_the_table_are_closed_at_once_and_places_come_back(run: Run) -> None:
     async def story() -> None:
-        async with serving(Limits(connections=3)) as (server, _, address):
+        async with serving(Limits(connections=3, per_client=3)) as (server, _, address):
             clients = [await TcpClient.connect(address) for _ in range(3)]
             await eventually(lambda: len(server.connections) == 3)
             more = await TcpClient.connect(address)
@@ -377,9 +377,44 @@ def test_one_address_cannot_take_all_places(run: Run) -> None:
     run(story())
 
 
+def test_one_address_gets_half_of_the_table_and_who_gets_more_is_logged_once(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story() -> None:
+        async with serving(Limits(connections=4)) as (server, _, address):
+            clients = [await TcpClient.connect(address, "127.0.0.2") for _ in range(2)]
+            await eventually(lambda: len(server.connections) == 2)
+            clients += [await TcpClient.connect(address, "127.0.0.2") for _ in range(3)]
+            await eventually(lambda: server.refused_client == 3)
+            clients += [await TcpClient.connect(address, "127.0.0.3") for _ in range(2)]
+            await eventually(lambda: len(server.connections) == 4)
+            for client in clients:
+                await client.close()
+
+    with caplog.at_level(logging.WARNING, "kdns.server"):
+        run(story())
+    assert [record.getMessage() for record in caplog.records] == [
+        "a TCP connection was refused: 127.0.0.2 has 2; 1 refused so far"
+    ]
+
+
+def test_what_clients_are_told_of_the_idle_time_is_true(run: Run) -> None:
+    async def story() -> None:
+        async with serving(Limits(connections=4, per_client=4, shortest_idle_seconds=0.5)) as (server, _, address):
+            assert server.told_idle_seconds() == 10.0
+            clients = [await TcpClient.connect(address) for _ in range(4)]
+            await eventually(lambda: len(server.connections) == 4)
+            assert server.told_idle_seconds() == 0.5
+            for client in clients:
+                await client.close()
+        assert server.told_idle_seconds() == 0.0, "a server that ends has no time to give"
+
+    run(story())
+
+
 def test_a_filling_table_shortens_the_stay_of_the_idle(run: Run) -> None:
     async def story() -> None:
-        async with serving(Limits(connections=4, shortest_idle_seconds=0.1)) as (_, _, address):
+        async with serving(Limits(connections=4, per_client=4, shortest_idle_seconds=0.1)) as (_, _, address):
             idle = await TcpClient.connect(address)
             idle.writer.write(framed(query("now.test.")))
             await idle.read()

@@ -3,22 +3,34 @@
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 
 import pytest
 import uvloop
 
+from kdns.server.batch import BatchedUdpServer
+from kdns.server.mmsg import PLACE_BYTES
 from kdns.server.udp import SILENT_PORTS, UdpLimits, UdpServer, open_udp
 from tests.server.standin import StandIn, answer, eventually, query, receive, udp_client
 
 Serving = tuple[UdpServer, StandIn, int]
+KIND: ContextVar[type[UdpServer]] = ContextVar("KIND")
+
+
+@pytest.fixture(params=[UdpServer, BatchedUdpServer], ids=["plain", "batched"], autouse=True)
+def kind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """All that is said here holds for both."""
+    token = KIND.set(request.param)
+    yield
+    KIND.reset(token)
 
 
 @asynccontextmanager
 async def serving(address: str = "127.0.0.1", limits: UdpLimits | None = None) -> AsyncIterator[Serving]:
     responder = StandIn()
-    server = UdpServer(responder, open_udp(address, 0), limits)
+    server = KIND.get()(responder, open_udp(address, 0), limits)
     server.start()
     try:
         yield server, responder, server.sock.getsockname()[1]
@@ -103,15 +115,21 @@ def test_ipv6_is_answered_and_a_v6_socket_leaves_ipv4_alone(run: Run, bound: str
 
 
 def test_datagrams_of_every_size_reach_the_responder_whole(run: Run) -> None:
+    # Of what is larger than any query, a batch has the beginning.
+    largest = 65_507 if KIND.get() is UdpServer else PLACE_BYTES
+
     async def story() -> None:
         async with serving() as (server, responder, port):
             with udp_client() as client:
-                for size in (0, 1, 11, 65_507):
+                for size in (0, 1, 11, 4096, 65_507):
                     client.sendto(b"\xff" * size, ("127.0.0.1", port))
-                    await eventually(lambda size=size: bool(responder.packets) and len(responder.packets[-1]) == size)
+                    whole = min(size, largest)
+                    await eventually(
+                        lambda whole=whole: bool(responder.packets) and len(responder.packets[-1]) == whole
+                    )
                 client.sendto(query("now.test."), ("127.0.0.1", port))
                 assert (await receive(client))[0] == answer(query("now.test."))
-            assert server.received == 5
+            assert server.received == 6
 
     run(story())
 
@@ -121,34 +139,13 @@ def test_the_ports_that_answer_everything_get_no_reply() -> None:
         async with serving() as (server, responder, port):
             # Below 1024 a test can't bind, and from 0 nobody can send: the packet is put in by hand.
             for source in sorted(SILENT_PORTS):
-                server._answer(12, ("127.0.0.1", source), ("127.0.0.1", port), None)
+                server._answer(query("now.test."), ("127.0.0.1", source), ("127.0.0.1", port), None)
             assert responder.packets == []
             assert server.dropped_ports == len(SILENT_PORTS) == 5
-            server._answer(12, ("127.0.0.1", 53), ("127.0.0.1", port), None)
+            server._answer(query("now.test."), ("127.0.0.1", 53), ("127.0.0.1", port), None)
             assert len(responder.packets) == 1
 
     asyncio.run(story())
-
-
-def test_at_a_socket_of_both_families_ipv4_addresses_have_their_own_form(run: Run) -> None:
-    async def story() -> None:
-        responder = StandIn()
-        # One that somebody else opened and handed on: ours are V6ONLY.
-        sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
-        sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-        sock.bind(("::", 0))
-        port = sock.getsockname()[1]
-        server = UdpServer(responder, sock)
-        server.start()
-        with udp_client() as client:
-            client.sendto(query("now.test."), ("127.0.0.5", port))
-            assert await receive(client) == (answer(query("now.test.")), ("127.0.0.5", port))
-            assert responder.seen == [("udp", client.getsockname(), ("127.0.0.5", port))]
-        await server.stop()
-
-    run(story())
 
 
 def test_a_reply_that_cannot_be_sent_is_counted_and_the_next_one_is(run: Run) -> None:
@@ -212,7 +209,7 @@ def test_an_exception_costs_one_query_and_one_line_with_its_question(
 
     with caplog.at_level(logging.ERROR, "kdns.server"):
         run(story())
-    assert [record.getMessage() for record in caplog.records] == ["no answer over udp to boom.Test. IN A, 1 so far"]
+    assert [record.getMessage() for record in caplog.records] == ["no answer over udp to boom.test. IN A, 1 so far"]
     assert "RuntimeError: boom" in caplog.text
 
 
@@ -293,8 +290,85 @@ def test_leaving_a_shared_port_loses_no_query(run: Run, address: str) -> None:
     run(story())
 
 
+def test_packets_that_a_full_buffer_lost_are_counted() -> None:
+    # The kernel makes of it the least that it allows: a few packets.
+    sock = open_udp("127.0.0.1", 0, limits=UdpLimits(receive_buffer_bytes=1))
+    server = UdpServer(StandIn(), sock)
+    assert server.receive_drops() == 0
+    with udp_client() as client:
+        for _ in range(500):
+            client.sendto(query("now.test."), sock.getsockname())
+    lost = server.receive_drops()
+    assert 0 < lost < 500
+    sock.close()
+    assert server.receive_drops() == lost, "what was lost stays so when the socket is closed"
+
+
 def test_an_address_that_is_not_here_or_taken_is_an_oserror() -> None:
     with pytest.raises(OSError, match="assign requested address"):
         open_udp("192.0.2.1", 0)
     with open_udp("127.0.0.1", 0) as taken, pytest.raises(OSError, match="in use"):
         open_udp("127.0.0.1", taken.getsockname()[1])
+
+
+# What was answered before
+
+
+def keep(responder: StandIn, packet: bytes, data: bytes) -> tuple[list[float], list[float]]:
+    row, times = [0.0] * 3, [0.0] * 20
+    responder.kept.keep(packet, packet[:2] + data, row, times, (), negative=False, varies=False)
+    return row, times
+
+
+@pytest.mark.parametrize("many_zones", [False, True])
+def test_a_kept_reply_is_sent_without_asking_and_counted(run: Run, many_zones: bool) -> None:
+    if KIND.get() is UdpServer:
+        # There the responder itself looks.
+        return
+
+    async def story() -> None:
+        responder = StandIn()
+        responder.many_zones = many_zones
+        server = BatchedUdpServer(responder, open_udp("127.0.0.1", 0))
+        kept = query("kept.test.")
+        reply = kept[:2] + b"\x85\x00" + kept[4:] + b"more"
+        row, times = keep(responder, kept, reply[2:])
+        with udp_client() as client:
+            # All wait when the server begins, so they come at once, and the others among them.
+            sent = [query("kept.test.", number) for number in range(1, 100)]
+            sent[40], sent[50], sent[60] = query("now.test.", 41), query("silent.test.", 51), query("later-5.test.", 61)
+            for packet in sent:
+                client.sendto(packet, server.sock.getsockname())
+            server.start()
+            found = {(await receive(client))[0] for _ in range(98)}
+        assert found == {
+            answer(packet) if number in (40, 60) else packet[:2] + reply[2:]
+            for number, packet in enumerate(sent)
+            if number != 50
+        }
+        assert len(responder.seen) == 3
+        assert (server.received, server.sent) == (99, 98)
+        responder.kept.tell()
+        assert row == [96, 96 * len(kept), 96 * len(reply)]
+        assert sum(times[1:]) == 96
+        assert times[0] > 0
+        await server.stop()
+
+    run(story())
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "::"])
+def test_a_kept_reply_leaves_from_the_address_that_was_asked(run: Run, address: str) -> None:
+    asked = "127.0.0.9" if address == "0.0.0.0" else "::1"
+
+    async def story() -> None:
+        async with serving(address) as (_, responder, port):
+            packet = query("kept.test.")
+            keep(responder, packet, answer(packet)[2:])
+            with udp_client(("127.0.0.1" if "." in asked else "::1", 0)) as client:
+                client.connect((asked, port))
+                for _ in range(3):
+                    client.send(packet)
+                    assert (await receive(client))[0] == answer(packet)
+
+    run(story())

@@ -26,9 +26,7 @@ class Fake:
 async def upstream(*script: Step, tcp: Step | None = None, host: str = "127.0.0.1") -> AsyncIterator[Fake]:
     """An upstream on loopback; the last step of the script serves all further queries, none is silence."""
     loop = asyncio.get_running_loop()
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_DGRAM)
-    sock.bind((host, 0))
+    sock, listening = _sockets(host)
     port = sock.getsockname()[1]
     fake = Fake(Upstream(host, port))
     tasks: set[asyncio.Task[None]] = set()
@@ -71,7 +69,11 @@ async def upstream(*script: Step, tcp: Step | None = None, host: str = "127.0.0.
             writer.close()
 
     transport, _ = await loop.create_datagram_endpoint(Protocol, sock=sock)
-    server = await asyncio.start_server(serve, host, port) if tcp is not None else None
+    server = None
+    if tcp is None:
+        listening.close()
+    else:
+        server = await asyncio.start_server(serve, sock=listening)
     try:
         yield fake
     finally:
@@ -80,6 +82,21 @@ async def upstream(*script: Step, tcp: Step | None = None, host: str = "127.0.0.
         transport.close()
         if server is not None:
             server.close()
+
+
+def _sockets(host: str) -> tuple[socket.socket, socket.socket]:
+    """Sockets for UDP and TCP at one port that is free for both."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    while True:
+        udp, tcp = socket.socket(family, socket.SOCK_DGRAM), socket.socket(family, socket.SOCK_STREAM)
+        udp.bind((host, 0))
+        try:
+            tcp.bind((host, udp.getsockname()[1]))
+        except OSError:
+            udp.close()
+            tcp.close()
+        else:
+            return udp, tcp
 
 
 def silence(query: bytes) -> Sequence[bytes]:

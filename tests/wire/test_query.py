@@ -36,8 +36,8 @@ def read(data: bytes) -> Query:
 def test_a_question_keeps_its_spelling_and_is_looked_up_in_lower_case() -> None:
     query = read(packet(rtype=33, rclass=3))
     assert (query.id, query.flags, query.rtype, query.rclass) == (7, 0x0100, 33, 3)
-    assert query.qname == NAME
-    assert query.name == NAME.lower()
+    assert query.spelled == NAME
+    assert query.qname == NAME.lower()
     assert query.labels == [b"web", b"shop", b"svc", b"cluster", b"local"]
     assert query.question_bytes == NAME + b"\0\x21\0\3"
 
