@@ -58,7 +58,7 @@ def test_the_query_has_our_own_edns_and_no_more_of_the_client_than_rd_ad_cd_and_
         first, second, third = (parse(packet) for packet in fake.udp)
         for query, flags, do in ((first, RD, False), (second, 0x0130, True), (third, CD, False)):
             assert isinstance(query, Query)
-            assert (query.qname, query.rtype, query.rclass) == (NAME, 1, 1)
+            assert (query.spelled, query.rtype, query.rclass) == (NAME, 1, 1)
             assert (query.flags, query.edns, query.size, query.do, query.options) == (flags, True, 1232, do, b"")
 
     run(story())
