@@ -101,7 +101,9 @@ def check(files: tuple[str, ...]) -> None:
 
 
 @kdns.command("dump")
-@click.option("--inventory", "-i", multiple=True, required=True, metavar="PATH", help="A file, a folder, a glob.")
+@click.option("--inventory", "-i", multiple=True, metavar="PATH", help="Of manifests: a file, a folder, a glob.")
+@click.option("--kubeconfig", metavar="FILE", help="Of a live cluster, as `kubectl` reaches it.")
+@click.option("--context", default="", metavar="NAME", help="With --kubeconfig, another context than the current one.")
 @click.option("--format", "form", type=click.Choice(["yaml", "zone"]), default="yaml", show_default=True)
 @click.option(
     "--zone", default="cluster.local", show_default=True, help="The zone to print; a reverse one has the PTRs."
@@ -112,11 +114,23 @@ def check(files: tuple[str, ...]) -> None:
 @click.option("--service-cidr", multiple=True, metavar="CIDR", help="Where services get addresses from. [10.96.0.0/12]")
 @click.option("--cluster-ips", type=click.Choice(["allocate", "endpoints"]), default="allocate", show_default=True)
 def dump_command(
-    inventory: tuple[str, ...], form: str, zone: str, ttl: int, service_cidr: tuple[str, ...], cluster_ips: str
+    inventory: tuple[str, ...],
+    kubeconfig: str | None,
+    context: str,
+    form: str,
+    zone: str,
+    ttl: int,
+    service_cidr: tuple[str, ...],
+    cluster_ips: str,
 ) -> None:
-    """Print an inventory as a zone file, or as manifests with the addresses and endpoints that it amounts to."""
-    options = serve.inventory_options(service_cidr, cluster_ips)
-    _print(dump.as_zone(inventory, options, zone, ttl) if form == "zone" else dump.as_yaml(inventory, options))
+    """Print manifests or a cluster as a zone file, or as manifests with all addresses and endpoints in full."""
+    if bool(inventory) == bool(kubeconfig):
+        raise click.UsageError("give either --inventory PATH or --kubeconfig FILE")
+    if kubeconfig:
+        objects = dump.of_cluster(kubeconfig, context)
+    else:
+        objects = dump.of_inventory(inventory, serve.inventory_options(service_cidr, cluster_ips))
+    _print(dump.as_zone(objects, zone, ttl) if form == "zone" else dump.as_yaml(objects))
 
 
 @kdns.command()

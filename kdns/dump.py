@@ -1,10 +1,10 @@
-"""An inventory printed: as a zone file with all its records, or as manifests with computed addresses and endpoints."""
+"""A cluster printed: as a zone file with all its records, or as manifests with all addresses and endpoints."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 import yaml
@@ -24,7 +24,21 @@ _DEFAULT_PRIMARY = "cluster.local."
 READ_SECONDS = 60.0
 
 
-def as_zone(paths: Sequence[str], options: InventoryOptions, zone: str, ttl: int) -> Iterator[str]:
+def of_inventory(paths: Sequence[str], options: InventoryOptions) -> list[Object]:
+    """What the manifests amount to. Raises ConfigError."""
+    return list(inventory.load(paths, options).objects.values())
+
+
+def of_cluster(kubeconfig: str, context: str) -> list[Object]:
+    """What a live cluster has. Raises KdnsError if it can't be read."""
+    # Three times what an inventory needs in memory and time, so not for who has one.
+    from kdns.kubernetes.live import Server, read_once
+
+    objects = asyncio.run(read_once(Server(kubeconfig, context), READ_SECONDS))
+    return sorted(objects, key=lambda each: (inventory.ORDER[type(each).__name__], _name(each)))
+
+
+def as_zone(objects: Iterable[Object], zone: str, ttl: int) -> Iterator[str]:
     """The lines of a zone file (RFC 1035 §5) with every record of the zone. Raises ConfigError.
 
     `ttl` is in seconds. A reverse zone has the PTR records that lie in it.
@@ -34,8 +48,8 @@ def as_zone(paths: Sequence[str], options: InventoryOptions, zone: str, ttl: int
     except ValueError as error:
         raise ConfigError([Problem(f"`--zone`: {error}")]) from error
     cluster = Cluster(time.time)
-    for loaded in inventory.load(paths, options).objects.values():
-        cluster.apply(Put(loaded))
+    for each in objects:
+        cluster.apply(Put(each))
     cluster.apply(Synced())
     for text in zones:
         apex = names.from_text(text)
@@ -48,23 +62,13 @@ def as_zone(paths: Sequence[str], options: InventoryOptions, zone: str, ttl: int
             yield records.to_text(record)
 
 
-def as_yaml(paths: Sequence[str], options: InventoryOptions) -> Iterator[str]:
-    """The documents of an inventory that says in full what this one amounts to. Raises ConfigError."""
-    return map(_document, inventory.load(paths, options).objects.values())
+def as_yaml(objects: Iterable[Object]) -> Iterator[str]:
+    """The documents of an inventory that says all of it in full."""
+    return map(_document, objects)
 
 
-def of_cluster(kubeconfig: str, context: str) -> Iterator[str]:
-    """The documents of an inventory that says what a live cluster has. Raises KdnsError if it can't be read."""
-    # Three times what an inventory needs in memory and time, so not for who has one.
-    from kdns.kubernetes.live import Server, read_once
-
-    objects = asyncio.run(read_once(Server(kubeconfig, context), READ_SECONDS))
-    return map(_document, sorted(objects, key=_order))
-
-
-def _order(object: Object) -> tuple[int, str, str]:
-    kind = type(object).__name__
-    return inventory.ORDER[kind], object.metadata.namespace, object.metadata.name
+def _name(object: Object) -> tuple[str, str]:
+    return object.metadata.namespace, object.metadata.name
 
 
 def _document(object: Object) -> str:

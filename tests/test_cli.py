@@ -563,7 +563,7 @@ def test_a_dumped_zone_is_one_that_others_load(zone: str, tmp_path: Path) -> Non
         pytest.param(
             ["-i", "web.yaml", "--format", "zone", "--zone", "x y"], 1, "`x y` isn't a valid", id="of no zone"
         ),
-        pytest.param([], 2, "Missing option '--inventory'", id="of nothing"),
+        pytest.param([], 2, "give either --inventory PATH or --kubeconfig FILE", id="of nothing"),
     ],
 )
 def test_dump_refuses(folder: Path, arguments: list[str], code: int, sentence: str) -> None:

@@ -509,11 +509,10 @@ def test_the_same_objects_as_an_inventory_give_the_same_answers(private_cluster:
             exported = private_cluster.kubectl("get", "svc,endpointslices,pods,ns", "-A", "-o", "yaml")
             assert exported.returncode == 0, exported.stderr
             inventories["kubectl"].write_text(exported.stdout)
-            if "--kubeconfig" in started.run("kdns", "dump", "--help").stdout:
-                dumped = started.run("kdns", "dump", "--kubeconfig", str(kubeconfig))
-                assert dumped.returncode == 0, dumped.stderr
-                inventories["kdns dump"] = tmp_path / "dumped.yaml"
-                inventories["kdns dump"].write_text(dumped.stdout)
+            dumped = started.run("kdns", "dump", "--kubeconfig", str(kubeconfig))
+            assert dumped.returncode == 0, dumped.stderr
+            inventories["kdns dump"] = tmp_path / "dumped.yaml"
+            inventories["kdns dump"].write_text(dumped.stdout)
 
             names = set().union(*map(_names, inventories.values()))
             # As many as there are services, aliases, ports, endpoints, pods and addresses; a number that only grows.
