@@ -350,9 +350,10 @@ def _socket(info: tuple[Any, ...]) -> socket.socket:
 
 
 async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    # By chunks, not lines: a line may be an object of megabytes.
+    # As it comes, not by lines: a line may be an object of megabytes. Nor by HTTP's chunks: the API server makes one of
+    # each event, and a list of 20,000 takes a third less time in larger pieces.
     try:
-        async for chunk, _ in response.content.iter_chunks():
+        async for chunk in response.content.iter_any():
             yield chunk
     except aiohttp.ClientPayloadError as error:
         raise ApiError(Status(0, "cut off", "the connection ended in the middle of a reply")) from error

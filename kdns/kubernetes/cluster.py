@@ -11,9 +11,10 @@ import ipaddress
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum, auto
-from sys import intern
-from typing import TypeVar
-from weakref import WeakValueDictionary
+from functools import lru_cache
+from typing import TypeAlias, TypeVar
+
+import msgspec
 
 from kdns.kubernetes.objects import (
     Delete,
@@ -24,7 +25,6 @@ from kdns.kubernetes.objects import (
     Pod,
     Put,
     Service,
-    ServicePort,
     Synced,
 )
 from kdns.wire import names
@@ -33,6 +33,8 @@ from kdns.wire import names
 Tag = tuple[str, *tuple[bytes, ...]]
 
 V = TypeVar("V")
+# Nearly always it is one, and a hundred thousand tuples of one are 6 MB.
+_Some: TypeAlias = V | tuple[V, ...]
 
 SERIAL: Tag = ("serial",)
 NO_PORT = -1
@@ -68,68 +70,51 @@ class Kind(Enum):
     EXTERNAL_NAME = auto()
 
 
-class Port:
+class Port(msgspec.Struct, frozen=True, gc=False):
     """A port of a service or slice: name and protocol in lower case, `NO_PORT` where the number is missing."""
 
-    __slots__ = ("__weakref__", "name", "number", "protocol")
-
-    def __init__(self, name: bytes, protocol: bytes, number: int) -> None:
-        self.name = name
-        self.protocol = protocol
-        self.number = number
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Port) and (self.name, self.protocol, self.number) == (
-            other.name,
-            other.protocol,
-            other.number,
-        )
-
-    def __hash__(self) -> int:
-        return hash((self.name, self.protocol, self.number))
+    name: bytes
+    protocol: bytes
+    number: int
 
 
-class Ready:
+class Ready(msgspec.Struct, frozen=True, gc=False):
     """A ready address of a slice under its endpoint label; `named` tells a hostname from a dashed address."""
 
-    __slots__ = ("address", "label", "named")
-
-    def __init__(self, address: bytes, label: bytes, named: bool) -> None:
-        self.address = address
-        self.label = label
-        self.named = named
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Ready) and (self.address, self.label, self.named) == (
-            other.address,
-            other.label,
-            other.named,
-        )
-
-    def __hash__(self) -> int:
-        return hash((self.address, self.label))
+    address: bytes
+    label: bytes
+    named: bool
 
 
-class SliceModel:
-    """What DNS needs of an EndpointSlice. Not-ready endpoints are a count."""
+# The model of a large cluster is tens of thousands of objects that live for long; a collection that looked at them
+# would hold up every query for 100 ms. So they are none of its business (gc=False), and never part of a cycle: a slice
+# knows its service by name.
 
-    __slots__ = ("name", "not_ready", "ports", "ready", "service")
 
-    def __init__(
-        self, name: str, service: ServiceModel, ready: tuple[Ready, ...], not_ready: int, ports: tuple[Port, ...]
-    ) -> None:
-        self.name = name
-        self.service = service
-        self.ready = ready
-        self.not_ready = not_ready
-        self.ports = ports
+class SliceModel(msgspec.Struct, frozen=True, gc=False):
+    """What DNS needs of an EndpointSlice of the service `owner`. Not-ready endpoints are a count.
 
-    def same_as(self, other: SliceModel) -> bool:
-        return (
-            self.service is other.service
-            and self.ready == other.ready
-            and self.ports == other.ports
-            and (self.not_ready == other.not_ready)
+    `addresses` are those that are ready. `hostnames` are the labels that they have of their own, empty where one has
+    none; without any there is no tuple either: that is every slice but those of StatefulSets and their like.
+    """
+
+    name: str
+    namespace: bytes
+    owner: bytes
+    addresses: tuple[bytes, ...]
+    hostnames: tuple[bytes, ...]
+    not_ready: int
+    ports: tuple[Port, ...]
+
+    @property
+    def ready(self) -> tuple[Ready, ...]:
+        """The ready addresses under their labels, made when asked for: kept they would take 250 bytes each."""
+        hostnames = self.hostnames or (b"",) * len(self.addresses)
+        return tuple(
+            [
+                Ready(address, hostname or dashed(address), hostname != b"")
+                for address, hostname in zip(self.addresses, hostnames, strict=True)
+            ]
         )
 
 
@@ -159,21 +144,21 @@ class EndpointSet:
         self.glue = {label: tuple(found) for label, found in glue.items()}
 
 
-class ServiceModel:
-    """What DNS needs of a Service, and the slices that name it, which may come before it."""
+class ServiceModel(msgspec.Struct, eq=False, gc=False):
+    """What DNS needs of a Service, and the slices that name it, which may come before it.
 
-    __slots__ = ("_by_label", "_sets", "addresses", "external", "kind", "name", "namespace", "ports", "slices")
+    `sets` and `by_label` are what was computed from the slices for those who asked.
+    """
 
-    def __init__(self, namespace: bytes, name: bytes) -> None:
-        self.namespace = namespace
-        self.name = name
-        self.kind = Kind.ABSENT
-        self.addresses: tuple[bytes, ...] = ()
-        self.ports: tuple[Port, ...] = ()
-        self.external = b""
-        self.slices: dict[str, SliceModel] = {}
-        self._sets: dict[tuple[bytes, ...], EndpointSet] = {}
-        self._by_label: dict[bytes, list[tuple[Ready, Port]]] | None = None
+    namespace: bytes
+    name: bytes
+    kind: Kind = Kind.ABSENT
+    addresses: tuple[bytes, ...] = ()
+    ports: tuple[Port, ...] = ()
+    external: bytes = b""
+    slices: dict[str, SliceModel] = {}
+    sets: dict[tuple[bytes, ...], EndpointSet] | None = None
+    by_label: dict[bytes, list[tuple[Ready, Port]]] | None = None
 
     @property
     def state(self) -> tuple[Kind, tuple[bytes, ...], tuple[Port, ...], bytes]:
@@ -185,12 +170,14 @@ class ServiceModel:
 
     def endpoints(self, wanted: tuple[bytes, ...] = ()) -> EndpointSet:
         """The ready endpoints, or of those the ones that have a port of this name and protocol."""
-        found = self._sets.get(wanted)
+        if self.sets is None:
+            self.sets = {}
+        found = self.sets.get(wanted)
         if found is None:
             found = EndpointSet(self.candidates(), wanted)
             # What doesn't exist is named by strangers, and they have many names.
             if found.pairs:
-                self._sets[wanted] = found
+                self.sets[wanted] = found
         return found
 
     def candidates(self) -> list[tuple[Ready, Port]]:
@@ -203,28 +190,20 @@ class ServiceModel:
 
     def at_label(self, label: bytes) -> EndpointSet:
         """The ready endpoints that have this label."""
-        if self._by_label is None:
-            self._by_label = {}
+        if self.by_label is None:
+            self.by_label = {}
             for pair in self.candidates():
-                self._by_label.setdefault(pair[0].label, []).append(pair)
-        return EndpointSet(self._by_label.get(label, ()))
+                self.by_label.setdefault(pair[0].label, []).append(pair)
+        return EndpointSet(self.by_label.get(label, ()))
 
     def has_ready(self) -> bool:
         """Whether any endpoint of any family is ready."""
-        return any(part.ready for part in self.slices.values())
+        return any(part.addresses for part in self.slices.values())
 
     def forget(self) -> None:
         """Slices changed: what was computed from them is old."""
-        self._sets.clear()
-        self._by_label = None
-
-
-class _PodModel:
-    __slots__ = ("addresses", "namespace")
-
-    def __init__(self, namespace: bytes, addresses: tuple[bytes, ...]) -> None:
-        self.namespace = namespace
-        self.addresses = addresses
+        self.sets = None
+        self.by_label = None
 
 
 class Cluster:
@@ -239,12 +218,11 @@ class Cluster:
         self.namespaces: set[bytes] = set()
         self.services: dict[bytes, dict[bytes, ServiceModel]] = {}
         self._slices: dict[tuple[str, str], SliceModel] = {}
-        self._pods: dict[tuple[str, str], _PodModel] = {}
-        self._pods_at: dict[tuple[bytes, bytes], int] = {}
-        self._services_at: dict[bytes, tuple[ServiceModel, ...]] = {}
-        self._endpoints_at: dict[bytes, tuple[tuple[ServiceModel, Ready], ...]] = {}
-        # Thousands of slices have the same few ports; one that nobody has any more is let go.
-        self._ports: WeakValueDictionary[Port, Port] = WeakValueDictionary()
+        # By namespace: a hundred thousand keys that are pairs would cost a tuple each.
+        self._pods: dict[str, dict[str, _Some[bytes]]] = {}
+        self._pods_at: dict[bytes, dict[bytes, int]] = {}
+        self._services_at: dict[bytes, _Some[ServiceModel]] = {}
+        self._endpoints_at: dict[bytes, _Some[SliceModel]] = {}
 
     # What is asked
 
@@ -255,21 +233,26 @@ class Cluster:
 
     def services_at(self, address: bytes) -> list[ServiceModel]:
         """The services that have this ClusterIP, in visible namespaces, lowest name first."""
-        found = [service for service in self._services_at.get(address, ()) if service.namespace in self.namespaces]
+        found = [
+            service for service in _all(self._services_at.get(address, ())) if service.namespace in self.namespaces
+        ]
         return sorted(found, key=lambda service: (service.namespace, service.name))
 
     def endpoints_at(self, address: bytes) -> list[tuple[ServiceModel, Ready]]:
         """The existing services with a ready endpoint at this address, each with the endpoint, lowest name first."""
         found = [
             (service, ready)
-            for service, ready in self._endpoints_at.get(address, ())
-            if service.kind in (Kind.CLUSTER_IP, Kind.HEADLESS) and service.namespace in self.namespaces
+            for part in _all(self._endpoints_at.get(address, ()))
+            if part.namespace in self.namespaces
+            and (service := self.services[part.namespace][part.owner]).kind in (Kind.CLUSTER_IP, Kind.HEADLESS)
+            for ready in part.ready
+            if ready.address == address
         ]
         return sorted(found, key=lambda pair: (pair[0].namespace, pair[0].name, pair[1].label))
 
     def has_pod(self, namespace: bytes, address: bytes) -> bool:
         """Whether a live pod of the namespace has this address."""
-        return (namespace, address) in self._pods_at
+        return address in self._pods_at.get(namespace, ())
 
     def all_services(self) -> Iterator[ServiceModel]:
         """Every service of a visible namespace, in the order of namespace and name."""
@@ -280,11 +263,17 @@ class Cluster:
 
     def all_pods(self) -> list[tuple[bytes, bytes]]:
         """Namespace and address of every live pod."""
-        return sorted(key for key in self._pods_at if key[0] in self.namespaces)
+        return sorted(
+            (namespace, address) for namespace in self.namespaces for address in self._pods_at.get(namespace, ())
+        )
 
     def pods_by_name(self) -> list[tuple[tuple[str, str], tuple[bytes, ...]]]:
         """Namespace, name and addresses of every live pod, hidden namespaces included."""
-        return [(key, pod.addresses) for key, pod in self._pods.items()]
+        return [
+            ((namespace, name), _all(addresses))
+            for namespace, pods in self._pods.items()
+            for name, addresses in pods.items()
+        ]
 
     def known_addresses(self) -> set[bytes]:
         """Every address that may have a PTR record."""
@@ -355,7 +344,7 @@ class Cluster:
         else:
             service.kind = Kind.CLUSTER_IP
             service.addresses = tuple(self._packed(object.addresses))
-        service.ports = tuple(self._service_port(port) for port in spec.ports or ())
+        service.ports = tuple([_port(port.name, port.protocol, port.port) for port in spec.ports or ()])
         if service.state == before:
             return set()
         for address in set(addresses_before) ^ set(service.addresses):
@@ -380,46 +369,61 @@ class Cluster:
         if not owner or object.address_type == "FQDN":
             return self._replace_slice(key, None)
         service = self._service(*_key(object.metadata.namespace, owner))
-        ready: list[Ready] = []
+        addresses: list[bytes] = []
+        hostnames: list[bytes] = []
         not_ready = 0
         for endpoint in object.endpoints or ():
             if not endpoint.ready:
                 not_ready += 1
                 continue
-            packed_addresses = self._packed(endpoint.addresses or ())
-            ready += [Ready(packed, *self._label(endpoint, packed)) for packed in packed_addresses]
+            hostname = self._hostname(endpoint)
+            for packed in self._packed(endpoint.addresses or ()):
+                addresses.append(packed)
+                hostnames.append(hostname)
         ports = tuple(
-            self._intern(_port(port.name, port.protocol, NO_PORT if port.port is None else port.port))
-            for port in object.ports or ()
+            [
+                _port(port.name, port.protocol, NO_PORT if port.port is None else port.port)
+                for port in object.ports or ()
+            ]
         )
-        # A slice without ports still has addresses: one port that no SRV record shows.
         model = SliceModel(
-            intern(key[1]), service, tuple(ready), not_ready, ports or (self._intern(Port(b"", b"", NO_PORT)),)
+            key[1],
+            service.namespace,
+            service.name,
+            tuple(addresses),
+            tuple(hostnames) if any(hostnames) else (),
+            not_ready,
+            # A slice without ports still has addresses: one port that no SRV record shows.
+            ports or (Port(b"", b"", NO_PORT),),
         )
         return self._replace_slice(key, model)
 
     def _replace_slice(self, key: tuple[str, str], model: SliceModel | None) -> set[Tag]:
         old = self._slices.get(key)
-        if old is not None and model is not None and old.same_as(model):
+        if old is not None and old == model:
             return set()
         changed: set[Tag] = set()
         if old is not None:
-            del self._slices[key], old.service.slices[old.name]
             changed |= self._slice_changed(old, present=False)
+            del self._slices[key]
         if model is not None:
-            self._slices[key] = model
-            model.service.slices[model.name] = model
             changed |= self._slice_changed(model, present=True)
+            self._slices[key] = model
         if old is not None:
-            self._drop_if_empty(old.service)
+            self._drop_if_empty(self.services[old.namespace][old.owner])
         return changed
 
     def _slice_changed(self, part: SliceModel, present: bool) -> set[Tag]:
-        part.service.forget()
-        changed: set[Tag] = {part.service.tag}
-        for ready in part.ready:
-            _reindex(self._endpoints_at, ready.address, (part.service, ready), present)
-            changed.add(reverse_tag(ready.address))
+        service = self.services[part.namespace][part.owner]
+        service.forget()
+        if present:
+            service.slices[part.name] = part
+        else:
+            del service.slices[part.name]
+        changed: set[Tag] = {service.tag}
+        for address in dict.fromkeys(part.addresses):
+            _reindex(self._endpoints_at, address, part, present)
+            changed.add(reverse_tag(address))
         return changed
 
     def _put_pod(self, object: Pod) -> set[Tag]:
@@ -429,27 +433,31 @@ class Cluster:
         if object.metadata.deletion_timestamp:
             # A terminating pod keeps its name until it is gone; one first seen so never gets one.
             return set()
-        addresses = tuple(self._packed(object.addresses))
-        return self._replace_pod(key, _PodModel(_key(key[0], "")[0], addresses))
+        return self._replace_pod(key, tuple(self._packed(object.addresses)))
 
-    def _replace_pod(self, key: tuple[str, str], model: _PodModel | None) -> set[Tag]:
-        old = self._pods.pop(key, None)
-        before = {(old.namespace, each) for each in old.addresses} if old else set()
-        after = {(model.namespace, each) for each in model.addresses} if model else set()
-        if model is not None:
-            self._pods[key] = model
+    def _replace_pod(self, key: tuple[str, str], addresses: tuple[bytes, ...] | None) -> set[Tag]:
+        pods = self._pods.setdefault(key[0], {})
+        namespace = _key(key[0], "")[0]
+        at = self._pods_at.setdefault(namespace, {})
+        before, after = set(_all(pods.pop(key[1], ()))), set(addresses or ())
+        if addresses is not None:
+            pods[key[1]] = addresses[0] if len(addresses) == 1 else addresses
         changed: set[Tag] = set()
-        for place in after - before:
-            count = self._pods_at.get(place, 0)
-            self._pods_at[place] = count + 1
+        for address in after - before:
+            count = at.get(address, 0)
+            at[address] = count + 1
             if not count:
-                changed.add(pod_tag(*place))
-        for place in before - after:
-            count = self._pods_at.pop(place) - 1
+                changed.add(pod_tag(namespace, address))
+        for address in before - after:
+            count = at.pop(address) - 1
             if count:
-                self._pods_at[place] = count
+                at[address] = count
             else:
-                changed.add(pod_tag(*place))
+                changed.add(pod_tag(namespace, address))
+        if not pods:
+            del self._pods[key[0]]
+        if not at:
+            del self._pods_at[namespace]
         return changed
 
     # Helpers
@@ -472,7 +480,7 @@ class Cluster:
     def _reverse_tags(self, service: ServiceModel) -> set[Tag]:
         changed = {reverse_tag(address) for address in service.addresses}
         for part in service.slices.values():
-            changed |= {reverse_tag(ready.address) for ready in part.ready}
+            changed |= {reverse_tag(address) for address in part.addresses}
         return changed
 
     def _packed(self, texts: Iterable[str]) -> Iterator[bytes]:
@@ -483,20 +491,15 @@ class Cluster:
             else:
                 yield packed
 
-    def _label(self, endpoint: Endpoint, packed: bytes) -> tuple[bytes, bool]:
+    def _hostname(self, endpoint: Endpoint) -> bytes:
+        """The label that an endpoint has of its own; empty where its address is its label."""
         if endpoint.hostname and len(endpoint.hostname) <= names.LONGEST_LABEL and "." not in endpoint.hostname:
-            return endpoint.hostname.lower().encode(), True
+            return endpoint.hostname.lower().encode()
         target = endpoint.target_ref.name if endpoint.target_ref and self._endpoint_pod_names else ""
         # A pod's name may hold dots, which no single label can; it then falls back to the address.
         if target and len(target) <= names.LONGEST_LABEL and "." not in target:
-            return target.lower().encode(), True
-        return dashed(packed), False
-
-    def _service_port(self, port: ServicePort) -> Port:
-        return self._intern(_port(port.name, port.protocol, port.port))
-
-    def _intern(self, port: Port) -> Port:
-        return self._ports.setdefault(port, port)
+            return target.lower().encode()
+        return b""
 
 
 def pack_address(text: str) -> bytes | None:
@@ -539,6 +542,8 @@ def _key(namespace: str, name: str) -> tuple[bytes, bytes]:
     return (namespace or "default").lower().encode(), name.lower().encode()
 
 
+# Thousands of services and slices have the same few ports.
+@lru_cache(maxsize=1024)
 def _port(name: str | None, protocol: str | None, number: int) -> Port:
     return Port((name or "").lower().encode(), (protocol or "TCP").lower().encode(), number)
 
@@ -550,15 +555,18 @@ def _next_serial(serial: int, now: int) -> int:
     return now if (now - following) & 0xFFFFFFFF < 0x80000000 else following
 
 
-def _reindex(index: dict[bytes, tuple[V, ...]], key: bytes, value: V, present: bool) -> None:
-    held = index.get(key, ())
+def _all(held: _Some[V]) -> tuple[V, ...]:
+    return held if isinstance(held, tuple) else (held,)
+
+
+def _reindex(index: dict[bytes, _Some[V]], key: bytes, value: V, present: bool) -> None:
     if present:
-        index[key] = (*held, value)
+        held = index.setdefault(key, value)
+        if held is not value:
+            index[key] = (*_all(held), value)
         return
-    left = list(held)
-    if value in left:
-        left.remove(value)
+    left = [each for each in _all(index.get(key, ())) if each is not value]
     if left:
-        index[key] = tuple(left)
+        index[key] = left[0] if len(left) == 1 else tuple(left)
     else:
         index.pop(key, None)

@@ -133,9 +133,10 @@ def _slices(part: SliceModel) -> Iterator[dict[str, Any]]:
         if not ready:
             continue
         mixed = len(ready) < len(part.ready)
-        metadata = _metadata(part.service) | {
+        metadata = {
+            "namespace": part.namespace.decode(),
             "name": part.name + (suffix if mixed else ""),
-            "labels": {SERVICE_NAME_LABEL: part.service.name.decode()},
+            "labels": {SERVICE_NAME_LABEL: part.owner.decode()},
         }
         ports = [_port(port) for port in part.ports if port.protocol]
         yield {

@@ -212,7 +212,7 @@ class Watch:
                 if self._resume:
                     await self._follow(None)
                 elif self._streaming_list:
-                    await self._follow(set())
+                    await self._follow(set(self.known))
                 else:
                     await self._list()
                     continue
@@ -295,12 +295,12 @@ class Watch:
 
     # Lists and watches
 
-    async def _follow(self, seen: set[str] | None) -> None:
-        """Read one watch to its end. With `seen` it begins with a list, and that gathers the names of its objects."""
+    async def _follow(self, unseen: set[str] | None) -> None:
+        """Read one watch to its end. With `unseen` it begins with a list, which strikes what it names from that."""
         lines = Lines()
         # What is silent in the middle of a list has stopped; a watch may be silent for long.
-        silence = None if seen is None else self._timing.list_silence
-        listing = seen is not None
+        silence = None if unseen is None else self._timing.list_silence
+        listing = unseen is not None
         try:
             async with asyncio.timeout(silence) as self._deadline:
                 async with self._client.stream(
@@ -311,7 +311,7 @@ class Watch:
                         self._be_untroubled("watched again")
                     async for chunk in chunks:
                         self._hear(silent=silence if listing else None)
-                        listing = await self._take(lines.take(chunk), seen if listing else None) and listing
+                        listing = await self._take(lines.take(chunk), unseen if listing else None) and listing
                         if not listing:
                             # The list has ended in this chunk: from here on it may be silent.
                             self._hear(silent=None)
@@ -336,27 +336,27 @@ class Watch:
         if self._deadline is not None and not self._deadline.expired() and not self._dropped:
             self._deadline.reschedule(None if silent is None else asyncio.get_running_loop().time() + silent)
 
-    async def _take(self, lines: Iterable[bytes], seen: set[str] | None) -> bool:
+    async def _take(self, lines: Iterable[bytes], unseen: set[str] | None) -> bool:
         """Tell what some lines say. Returns whether the list that they are part of still goes on."""
         events: list[Event] = []
-        listing = seen is not None
+        listing = unseen is not None
         try:
             for line in lines:
-                change = self._decode(line, seen)
+                change = self._decode(line, unseen)
                 match change:
                     case Added(object=object) | Modified(object=object):
-                        if seen is not None and type(change) is Modified:
+                        if unseen is not None and type(change) is Modified:
                             raise _NoListError("a change within the list")
-                        events += self._put(object, seen)
+                        events += self._put(object, unseen)
                     case Deleted(object=Partial(metadata=metadata)):
                         events += self._delete(metadata)
-                    case Bookmark() if seen is not None:
+                    case Bookmark() if unseen is not None:
                         if not change.ends_list:
                             raise _NoListError("a bookmark that is not the list's end")
                         self._tell(events, False)
                         events = []
-                        await self._listed(seen, version_of(change.object.metadata.resource_version))
-                        seen, listing = None, False
+                        await self._listed(unseen, version_of(change.object.metadata.resource_version))
+                        unseen, listing = None, False
                     case Bookmark():
                         self._advance(version_of(change.object.metadata.resource_version))
                     case Error(object=status):
@@ -371,30 +371,30 @@ class Watch:
 
     async def _list(self) -> None:
         """Read a list by pages: what servers before 1.32 do, and what remains when a watch can't begin with one."""
-        seen: set[str] = set()
+        unseen = set(self.known)
         parameters = self.scope.parameters | {"limit": str(PAGE)}
         first = parameters | self._not_older()
-        page = await self._page(first, seen)
+        page = await self._page(first, unseen)
         while page.metadata.continue_:
             following = parameters | {"continue": page.metadata.continue_}
-            page = await self._page(following, seen)
-        await self._listed(seen, version_of(page.metadata.resource_version))
+            page = await self._page(following, unseen)
+        await self._listed(unseen, version_of(page.metadata.resource_version))
 
-    async def _page(self, parameters: Mapping[str, str], seen: set[str]) -> Page[Any]:
+    async def _page(self, parameters: Mapping[str, str], unseen: set[str]) -> Page[Any]:
         body = await self._client.get(self.resource.path(self.scope.namespace), parameters)
         self.heard = self._clock()
         try:
             page: Page[Any] = self.resource.page.decode(body)
         except msgspec.MsgspecError:
-            page = self._page_with_poison(body, seen)
+            page = self._page_with_poison(body, unseen)
         items = page.items or []
         for start in range(0, len(items), MOST_EVENTS):
-            events = [event for item in items[start : start + MOST_EVENTS] for event in self._put(item, seen)]
+            events = [event for item in items[start : start + MOST_EVENTS] for event in self._put(item, unseen)]
             self._tell(events, False)
             await asyncio.sleep(0)
         return page
 
-    def _page_with_poison(self, body: bytes, seen: set[str]) -> Page[Any]:
+    def _page_with_poison(self, body: bytes, unseen: set[str]) -> Page[Any]:
         """A page of which some object can't be read: the others."""
         try:
             raw = RAW_PAGE.decode(body)
@@ -406,17 +406,17 @@ class Watch:
                 items.append(self.resource.object.decode(item))
             except msgspec.MsgspecError as error:
                 try:
-                    self._skip(PARTIAL.decode(item).metadata, seen, str(error))
+                    self._skip(PARTIAL.decode(item).metadata, unseen, str(error))
                 except msgspec.MsgspecError:
                     self._numbers.increase(metrics.KUBERNETES_SKIPPED, self.resource.kind)
         return Page(raw.metadata, items)
 
-    async def _listed(self, seen: set[str], version: Version) -> None:
-        """The end of a list: what it did not name is gone, unless the list is older than what we have."""
+    async def _listed(self, unseen: set[str], version: Version) -> None:
+        """The end of a list: what it left unseen is gone, unless the list is older than what we have."""
         if older(version, self.floor):
             await self._look_again(version)
             return
-        gone = [key for key in self.known if key not in seen]
+        gone = [key for key in self.known if key in unseen]
         for start in range(0, len(gone), MOST_EVENTS):
             some = gone[start : start + MOST_EVENTS]
             for key in some:
@@ -476,7 +476,7 @@ class Watch:
         del self.known[key]
         self._tell([Delete(self.resource.kind, *parts_of(key))], False)
 
-    def _decode(self, line: bytes, seen: set[str] | None) -> object:
+    def _decode(self, line: bytes, unseen: set[str] | None) -> object:
         try:
             return self.resource.change.decode(line)
         except msgspec.MsgspecError as error:
@@ -485,29 +485,29 @@ class Watch:
             unknown = UNKNOWN.decode(line)
         except msgspec.MsgspecError as error:
             raise MalformedError(str(error)) from error
-        self._skip(unknown.object.metadata, seen, why)
+        self._skip(unknown.object.metadata, unseen, why)
         return None
 
-    def _skip(self, metadata: Named, seen: set[str] | None, why: str) -> None:
+    def _skip(self, metadata: Named, unseen: set[str] | None, why: str) -> None:
         """An object that we can't read: what we had of it stays as it was, and nobody else's suffers."""
         key = key_of(metadata.namespace, metadata.name)
-        if seen is not None:
-            seen.add(key)
+        if unseen is not None:
+            unseen.discard(key)
         if key in self.known:
             self.known[key] = version_of(metadata.resource_version)
-        if seen is None:
+        if unseen is None:
             self._advance(version_of(metadata.resource_version))
         self._numbers.increase(metrics.KUBERNETES_SKIPPED, self.resource.kind)
         if key not in self.poisoned and len(self.poisoned) < 1000:
             self.poisoned.add(key)
             log.warning("%s %s is passed over: %s", self.resource.kind, key, why)
 
-    def _put(self, object: Object, seen: set[str] | None) -> Iterable[Event]:
+    def _put(self, object: Object, unseen: set[str] | None) -> Iterable[Event]:
         metadata = object.metadata
         key = key_of(metadata.namespace, metadata.name)
         version = version_of(metadata.resource_version)
-        if seen is not None:
-            seen.add(key)
+        if unseen is not None:
+            unseen.discard(key)
         else:
             self._advance(version)
         self._received += 1
