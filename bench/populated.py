@@ -16,10 +16,10 @@ import tempfile
 import time
 import urllib.request
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tests.cluster import control_plane
 from tests.cluster.api import JSON, Object, path_of
@@ -27,6 +27,7 @@ from tests.cluster.control_plane import ControlPlane
 
 ROOT = Path(__file__).parent.parent
 THREADS = 16
+START_SECONDS = 180
 # What etcd takes in one transaction, by its default.
 MOST_PUTS = 100
 NODES = 1000
@@ -143,7 +144,7 @@ def endpoint(place: Place, number: int) -> Object:
             "kind": "Pod",
             "name": pod_name(place, number),
             "namespace": place.namespace,
-            "uid": str(uuid.uuid5(uuid.NAMESPACE_OID, str(number))),
+            "uid": _pod_uid(number),
         },
     }
 
@@ -154,8 +155,8 @@ def pod_name(place: Place, number: int) -> str:
 
 
 def pod_address(number: int) -> str:
-    """One of 8 million addresses of a cluster's pods."""
-    return f"10.{128 + (number >> 16)}.{number >> 8 & 255}.{number & 255}"
+    """One of millions of addresses of a cluster's pods, as text of one length."""
+    return f"10.{128 + number // 156**2}.{100 + number // 156 % 156}.{100 + number % 156}"
 
 
 @contextlib.contextmanager
@@ -179,7 +180,9 @@ def started(kept: Path | None) -> Iterator[ControlPlane]:
             shutil.copytree(kept, folder / "etcd")
         plane = ControlPlane(folder, programs)
         plane.etcd.start()
-        plane.api_server.start()
+        plane.api_server.start(wait=False)
+        # It reads all pods before it is ready.
+        plane.api_server.wait_ready(START_SECONDS)
         yield plane
     finally:
         if plane is not None:
@@ -231,10 +234,11 @@ def _create_services(plane: ControlPlane, size: Size) -> None:
 def _create_pods(plane: ControlPlane, size: Size) -> None:
     """One pod through the API, its copies into etcd: through the API each would take two requests."""
     all_places = places(size)
-    first = all_places[0]
+    first = Place(all_places[0].namespace, "checkout-tpl", 0)
+    name, address = pod_name(first, 0), "10.255.255.255"
     container = {
         "name": "main",
-        "image": "registry.example.com/shop/checkout:1.42.0",
+        "image": "registry.example.com/shop/pay:1.42.0",
         "ports": [{"name": "http", "containerPort": 8080}],
         "env": [{"name": f"SETTING_{number}", "value": "some value of it"} for number in range(8)],
         "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "256Mi"}},
@@ -242,51 +246,64 @@ def _create_pods(plane: ControlPlane, size: Size) -> None:
     namespace = control_plane.Namespace(plane.api, first.namespace)
     plane.node(control_plane.NODE, control_plane.NODE_ADDRESS)
     labels = {"app.kubernetes.io/name": first.name, "pod-template-hash": "5d4f8c7b9"}
-    namespace.create("Pod", "template", metadata={"labels": labels}, spec={"containers": [container]})
-    plane.api.bind("template", control_plane.NODE, first.namespace)
-    namespace.pod_status("template", "10.255.0.1")
-    template = plane.api.get("Pod", "template", first.namespace)
-    namespace.delete("Pod", "template")
-    template["metadata"].pop("resourceVersion")
-    pods = [(all_places[number % size.services], number) for number in range(size.pods)]
-    batches = [pods[start : start + MOST_PUTS] for start in range(0, len(pods), MOST_PUTS)]
+    made = namespace.create("Pod", name, metadata={"labels": labels}, spec={"containers": [container]})
+    plane.api.bind(name, control_plane.NODE, first.namespace)
+    namespace.pod_status(name, address)
+    template = _get_from_etcd(plane._etcd_url, _pod_key(first, name))
+    namespace.delete("Pod", name)
 
-    def put(batch: list[tuple[Place, int]]) -> None:
-        put_into_etcd(plane, {_pod_key(*each): _pod(template, *each) for each in batch})
+    def copy(place: Place, number: int) -> tuple[str, bytes]:
+        # What stands in etcd is protobuf, where a text may be replaced by one of the same length.
+        value = template
+        for old, new in (
+            (name, pod_name(place, number)),
+            (first.name, place.name),
+            (first.namespace, place.namespace),
+            (address, pod_address(number)),
+            (made["metadata"]["uid"], _pod_uid(number)),
+        ):
+            assert len(old) == len(new)
+            value = value.replace(old.encode(), new.encode())
+        return _pod_key(place, pod_name(place, number)), value
+
+    def put(start: int) -> None:
+        numbers = range(start, min(start + MOST_PUTS, size.pods))
+        put_into_etcd(plane._etcd_url, dict(copy(all_places[number % size.services], number) for number in numbers))
 
     with ThreadPoolExecutor(4) as pool:
-        for _ in pool.map(put, batches):
+        for _ in pool.map(put, range(0, size.pods, MOST_PUTS)):
             pass
 
 
-def _pod_key(place: Place, number: int) -> str:
-    return f"/registry/pods/{place.namespace}/{pod_name(place, number)}"
+def _pod_key(place: Place, name: str) -> str:
+    return f"/registry/pods/{place.namespace}/{name}"
 
 
-def _pod(template: Object, place: Place, number: int) -> bytes:
-    address = pod_address(number)
-    metadata = template["metadata"] | {
-        "name": pod_name(place, number),
-        "namespace": place.namespace,
-        "uid": str(uuid.uuid5(uuid.NAMESPACE_OID, str(number))),
-        "labels": {"app.kubernetes.io/name": place.name, "pod-template-hash": "5d4f8c7b9"},
-    }
-    status = template["status"] | {"podIP": address, "podIPs": [{"ip": address}]}
-    return json.dumps(template | {"metadata": metadata, "status": status}).encode()
+def _pod_uid(number: int) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, str(number)))
 
 
-def put_into_etcd(plane: ControlPlane, values: dict[str, bytes]) -> None:
-    """Write into etcd past the API server, which tells of it as of its own changes."""
+def put_into_etcd(etcd_url: str, values: dict[str, bytes]) -> None:
+    """Write into etcd past the API server, which tells of it as of the changes that another API server makes."""
     puts = [{"request_put": {"key": _text(key.encode()), "value": _text(value)}} for key, value in values.items()]
-    ask_etcd(plane, "kv/txn", {"success": puts})
+    _ask_etcd(etcd_url, "kv/txn", {"success": puts})
 
 
-def ask_etcd(plane: ControlPlane, method: str, body: Object) -> Object:
-    request = urllib.request.Request(
-        f"{plane._etcd_url}/v3/{method}", json.dumps(body).encode(), {"Content-Type": JSON}
-    )
+def _get_from_etcd(etcd_url: str, key: str) -> bytes:
+    [found] = _ask_etcd(etcd_url, "kv/range", {"key": _text(key.encode())})["kvs"]
+    return base64.b64decode(found["value"])
+
+
+def _ask_etcd(etcd_url: str, method: str, body: Object) -> Object:
+    request = urllib.request.Request(f"{etcd_url}/v3/{method}", json.dumps(body).encode(), {"Content-Type": JSON})
     with urllib.request.urlopen(request, timeout=60) as reply:
         return dict(json.load(reply))
+
+
+def etcd_key(path: str) -> str:
+    """Where etcd has the object of a path of the API."""
+    _, _, namespace, resource, name = path.rsplit("/", 4)
+    return f"/registry/{resource}/{namespace}/{name}"
 
 
 def encoded(kind: str, what: Object) -> tuple[str, bytes]:
@@ -305,8 +322,3 @@ def _memory() -> str | None:
     """A tmpfs where there is one."""
     shared = Path("/dev/shm")
     return str(shared) if shared.is_dir() and os.access(shared, os.W_OK) else None
-
-
-def batches(values: Iterable[Any], count: int) -> Iterator[list[Any]]:
-    found = list(values)
-    yield from (found[start : start + count] for start in range(0, len(found), count))

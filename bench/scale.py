@@ -66,6 +66,10 @@ SETTLE_SECONDS = 10.0
 PATIENCE_SECONDS = 60.0
 BURST_SECONDS = 10.0
 WRITERS, THREADS = 2, 4
+# Changes of one transaction where they go straight to etcd.
+PUTS = 10
+# Of a burst, so many are looked at until all are right.
+LAST = 200
 
 
 class Asker:
@@ -234,8 +238,9 @@ class Bench:
     def _lose_history(self) -> None:
         """The place that watches have reached is forgotten: the API server is new and remembers nothing before it."""
         self.plane.api_server.kill()
-        populated.put_into_etcd(self.plane, {"/kdns/bench": str(time.time()).encode()})
-        self.plane.api_server.start()
+        populated.put_into_etcd(self.plane._etcd_url, {"/kdns/bench": str(time.time()).encode()})
+        self.plane.api_server.start(wait=False)
+        self.plane.api_server.wait_ready(populated.START_SECONDS)
         self._changed = f"10.250.{time.time_ns() >> 30 & 255}.{time.time_ns() >> 20 & 255}"
         path, body = _changed_slice(self.headless[0], self._changed)
         self.plane.api.raw("PUT", path, body)
@@ -276,8 +281,8 @@ class Bench:
             with multiprocessing.Pool(WRITERS) as pool:
                 parts = [self.sliced[number::WRITERS] for number in range(WRITERS)]
                 rate = self.given.rate / WRITERS
-                work = [(self.plane.server, str(self.plane.ca), part, rate) for part in parts]
-                writing = pool.starmap_async(write_for_a_while, work)
+                target = (self.plane.server, str(self.plane.ca), self.plane._etcd_url if self.given.past_api else "")
+                writing = pool.starmap_async(write_for_a_while, [(*target, part, rate) for part in parts])
                 waits, floor = [], []
                 while not writing.ready():
                     waits.append(_timed(lambda: server.asker.ask(self.ordinary.fqdn)))
@@ -303,45 +308,47 @@ class Bench:
         return Server(self.pod, self.given.server, self.given.pods_option)
 
 
-def write_for_a_while(server: str, ca: str, places: Sequence[Place], rate: float) -> tuple[int, float, dict[str, str]]:
-    """Change slices at a rate.
+def write_for_a_while(
+    server: str, ca: str, etcd_url: str, places: Sequence[Place], rate: float
+) -> tuple[int, float, dict[str, str]]:
+    """Change slices at a rate, each by a request, or straight in etcd.
 
     Returns how many, when the last one was acknowledged, and the address that each service was given last.
     """
-    prepared = []
-    for number in range(int(rate * BURST_SECONDS)):
-        place = places[number % len(places)]
-        address = f"10.{252 + number // 65536}.{number >> 8 & 255}.{number & 255}"
-        prepared.append((place, address, *_changed_slice(place, address)))
+    count = int(rate * BURST_SECONDS)
+    changes = [(places[each % len(places)], f"10.252.{each >> 8 & 255}.{each & 255}") for each in range(count)]
+    at_once = PUTS if etcd_url else 1
+    batches = [
+        [(place.fqdn, address, *_changed_slice(place, address)) for place, address in changes[start : start + at_once]]
+        for start in range(0, count, at_once)
+    ]
     began = time.perf_counter()
-    done: list[tuple[Place, str]] = []
+    done: list[dict[str, str]] = []
     lock = threading.Lock()
-    waiting = iter(enumerate(prepared))
+    waiting = iter(enumerate(batches))
 
     def write() -> None:
-        api = Api(server, Path(ca), ADMIN_TOKEN)
-        while True:
-            with lock:
-                found = next(waiting, None)
-            if found is None:
-                break
-            number, (place, address, path, body) = found
-            pause = began + number / rate - time.perf_counter()
-            if time.perf_counter() - began > BURST_SECONDS:
-                break
-            if pause > 0:
-                time.sleep(pause)
-            api.raw("PUT", path, body)
-            with lock:
-                done.append((place, address))
-        api.close()
+        with contextlib.closing(Api(server, Path(ca), ADMIN_TOKEN)) as api:
+            while time.perf_counter() - began < BURST_SECONDS:
+                with lock:
+                    number, batch = next(waiting, (0, []))
+                if not batch:
+                    return
+                time.sleep(max(0.0, began + number * at_once / rate - time.perf_counter()))
+                if etcd_url:
+                    populated.put_into_etcd(etcd_url, {populated.etcd_key(path): body for _, _, path, body in batch})
+                else:
+                    api.raw("PUT", batch[0][2], batch[0][3])
+                with lock:
+                    done.append({fqdn: address for fqdn, address, _, _ in batch})
 
     threads = [threading.Thread(target=write) for _ in range(THREADS)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return len(done), time.perf_counter(), {place.fqdn: address for place, address in done[-200:]}
+    last = {fqdn: address for each in done[-LAST:] for fqdn, address in each.items()}
+    return sum(map(len, done)), time.perf_counter(), last
 
 
 def _changed_slice(place: Place, address: str) -> tuple[str, bytes]:
@@ -421,7 +428,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--relists", type=int, default=2)
     parser.add_argument("--changes", type=int, default=500)
-    parser.add_argument("--rate", type=int, default=1000)
+    parser.add_argument("--rate", type=int, default=1000, help="changes a second of a burst")
+    parser.add_argument("--past-api", action="store_true", help="a burst's changes go to etcd, as other servers' would")
     given = parser.parse_args()
     given.pods_option = "verified" if given.pods else "insecure"
     size = Size(given.namespaces, given.services, given.pods)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum, auto
 from functools import lru_cache
-from typing import TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 import msgspec
 
@@ -33,8 +33,19 @@ from kdns.wire import names
 Tag = tuple[str, *tuple[bytes, ...]]
 
 V = TypeVar("V")
-# Nearly always it is one, and a hundred thousand tuples of one are 6 MB.
-_Some: TypeAlias = V | tuple[V, ...]
+
+
+class _Several(msgspec.Struct, Generic[V], frozen=True, gc=False):
+    """More than one of what nearly always is one.
+
+    Not a tuple: with the first one in it an index of 100,000 addresses becomes the collector's business, which walks
+    all of it for 20 ms.
+    """
+
+    all: tuple[V, ...]
+
+
+_Some: TypeAlias = V | _Several[V]
 
 SERIAL: Tag = ("serial",)
 NO_PORT = -1
@@ -217,8 +228,8 @@ class Cluster:
         self.skipped = 0
         self.namespaces: set[bytes] = set()
         self.services: dict[bytes, dict[bytes, ServiceModel]] = {}
-        self._slices: dict[tuple[str, str], SliceModel] = {}
         # By namespace: a hundred thousand keys that are pairs would cost a tuple each.
+        self._slices: dict[str, dict[str, SliceModel]] = {}
         self._pods: dict[str, dict[str, _Some[bytes]]] = {}
         self._pods_at: dict[bytes, dict[bytes, int]] = {}
         self._services_at: dict[bytes, _Some[ServiceModel]] = {}
@@ -233,16 +244,14 @@ class Cluster:
 
     def services_at(self, address: bytes) -> list[ServiceModel]:
         """The services that have this ClusterIP, in visible namespaces, lowest name first."""
-        found = [
-            service for service in _all(self._services_at.get(address, ())) if service.namespace in self.namespaces
-        ]
+        found = [service for service in _all(self._services_at.get(address)) if service.namespace in self.namespaces]
         return sorted(found, key=lambda service: (service.namespace, service.name))
 
     def endpoints_at(self, address: bytes) -> list[tuple[ServiceModel, Ready]]:
         """The existing services with a ready endpoint at this address, each with the endpoint, lowest name first."""
         found = [
             (service, ready)
-            for part in _all(self._endpoints_at.get(address, ()))
+            for part in _all(self._endpoints_at.get(address))
             if part.namespace in self.namespaces
             and (service := self.services[part.namespace][part.owner]).kind in (Kind.CLUSTER_IP, Kind.HEADLESS)
             for ready in part.ready
@@ -399,18 +408,21 @@ class Cluster:
         return self._replace_slice(key, model)
 
     def _replace_slice(self, key: tuple[str, str], model: SliceModel | None) -> set[Tag]:
-        old = self._slices.get(key)
+        slices = self._slices.setdefault(key[0], {})
+        old = slices.get(key[1])
         if old is not None and old == model:
             return set()
         changed: set[Tag] = set()
         if old is not None:
             changed |= self._slice_changed(old, present=False)
-            del self._slices[key]
+            del slices[key[1]]
         if model is not None:
             changed |= self._slice_changed(model, present=True)
-            self._slices[key] = model
+            slices[key[1]] = model
         if old is not None:
             self._drop_if_empty(self.services[old.namespace][old.owner])
+        if not slices:
+            del self._slices[key[0]]
         return changed
 
     def _slice_changed(self, part: SliceModel, present: bool) -> set[Tag]:
@@ -439,9 +451,9 @@ class Cluster:
         pods = self._pods.setdefault(key[0], {})
         namespace = _key(key[0], "")[0]
         at = self._pods_at.setdefault(namespace, {})
-        before, after = set(_all(pods.pop(key[1], ()))), set(addresses or ())
+        before, after = set(_all(pods.pop(key[1], None))), set(addresses or ())
         if addresses is not None:
-            pods[key[1]] = addresses[0] if len(addresses) == 1 else addresses
+            pods[key[1]] = _some(addresses)
         changed: set[Tag] = set()
         for address in after - before:
             count = at.get(address, 0)
@@ -555,18 +567,24 @@ def _next_serial(serial: int, now: int) -> int:
     return now if (now - following) & 0xFFFFFFFF < 0x80000000 else following
 
 
-def _all(held: _Some[V]) -> tuple[V, ...]:
-    return held if isinstance(held, tuple) else (held,)
+def _all(held: _Some[V] | None) -> tuple[V, ...]:
+    if held is None:
+        return ()
+    return held.all if isinstance(held, _Several) else (held,)
+
+
+def _some(all: Sequence[V]) -> _Some[V]:
+    return all[0] if len(all) == 1 else _Several(tuple(all))
 
 
 def _reindex(index: dict[bytes, _Some[V]], key: bytes, value: V, present: bool) -> None:
     if present:
         held = index.setdefault(key, value)
         if held is not value:
-            index[key] = (*_all(held), value)
+            index[key] = _Several((*_all(held), value))
         return
-    left = [each for each in _all(index.get(key, ())) if each is not value]
+    left = [each for each in _all(index.get(key)) if each is not value]
     if left:
-        index[key] = left[0] if len(left) == 1 else tuple(left)
+        index[key] = _some(left)
     else:
         index.pop(key, None)
