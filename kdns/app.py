@@ -1,4 +1,4 @@
-"""A configuration's life: load, listen, sync, serve, drain, stop. The only file that knows everyone.
+"""A configuration's life: load, listen, sync, serve, give way to the next, stop. The only file that knows everyone.
 
 `build` makes plugins, chains and listeners of a Corefile without touching the network, so that `kdns check` can use it;
 `App` brings what was built to life.
@@ -13,12 +13,12 @@ import ipaddress
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
 from kdns import metrics
-from kdns.chain import Block, Plugin, Process, fold
+from kdns.chain import Block, Plugin, Process, Route, fold
 from kdns.corefile import Corefile, Key, ServerBlock, fingerprint
 from kdns.errors import ConfigError, Problem
 from kdns.kubernetes.cluster import pack_address
@@ -31,6 +31,7 @@ from kdns.server.http import HttpServer
 from kdns.server.tcp import TcpServer, open_tcp
 from kdns.server.udp import UdpServer, open_udp
 from kdns.wire import names
+from kdns.wire.records import CLASS_IN
 
 log = logging.getLogger("kdns")
 
@@ -53,6 +54,7 @@ class Configuration(msgspec.Struct, frozen=True):
     blocks: tuple[Block, ...]
     listeners: tuple[Listener, ...]
     warnings: tuple[Problem, ...]
+    fingerprint: str = ""
 
     @property
     def plugins(self) -> list[Plugin]:
@@ -60,21 +62,41 @@ class Configuration(msgspec.Struct, frozen=True):
         return [plugin for block in self.blocks for plugin in block.plugins]
 
 
-def build(corefile: Corefile, process: Process) -> Configuration:
-    """Make plugins and chains of a Corefile. Raises ConfigError with every mistake in it."""
+def build(corefile: Corefile, process: Process, living: Iterable[Plugin] | None = None) -> Configuration:
+    """Make plugins and chains of a Corefile. Raises ConfigError with every mistake in it.
+
+    With `living`, plugins of the configuration that is served now, it is to take the place of that: what hasn't changed
+    lives on, and the process knows nothing of it yet.
+    """
     problems: list[Problem] = list(corefile.warnings)
-    blocks = [(server_block, _build_block(server_block, process, problems)) for server_block in corefile.blocks]
+    left = list(living or ())
+    blocks = [(server_block, _build_block(server_block, process, problems, left)) for server_block in corefile.blocks]
     if any(not problem.warning for problem in problems):
         raise ConfigError(problems)
     listeners = _listeners(blocks, problems)
     if any(not problem.warning for problem in problems):
         raise ConfigError(problems)
-    process.plugins = [plugin for _, block in blocks for plugin in block.plugins]
-    process.metrics.set(metrics.RELOAD_VERSION, 1, "sha512", fingerprint(corefile))
-    return Configuration(process, tuple(block for _, block in blocks), tuple(listeners), tuple(problems))
+    blocks_made = tuple(block for _, block in blocks)
+    made = Configuration(process, blocks_made, tuple(listeners), tuple(problems), fingerprint(corefile))
+    if living is None:
+        _announce(made)
+    return made
 
 
-def _build_block(server_block: ServerBlock, process: Process, problems: list[Problem]) -> Block:
+def _announce(configuration: Configuration) -> None:
+    """Let the process, and who looks at its metrics, know what is served."""
+    process = configuration.process
+    process.plugins = configuration.plugins
+    numbers = process.metrics
+    numbers.clear(metrics.RELOAD_VERSION)
+    numbers.set(metrics.RELOAD_VERSION, 1, "sha512", configuration.fingerprint)
+    numbers.clear(metrics.PLUGIN_ENABLED)
+    for listener in configuration.listeners:
+        for site in listener.sites:
+            numbers.enable(site.server, site.zone_text, site.directives)
+
+
+def _build_block(server_block: ServerBlock, process: Process, problems: list[Problem], living: list[Plugin]) -> Block:
     zones = list(dict.fromkeys(names.from_text(key.zone) for key in server_block.keys))
     block = Block(process, zones, server_block.keys[0].port if server_block.keys else 0)
     before = len(problems)
@@ -89,6 +111,11 @@ def _build_block(server_block: ServerBlock, process: Process, problems: list[Pro
     # A plugin may count on all of its block being right, so none is made before all is read.
     if zones and all(problem.warning for problem in problems[before:]):
         for plugin, options in made:
+            same = next((each for each in living if type(each) is plugin and each.lives_on(options, block)), None)
+            if same is not None:
+                living.remove(same)
+                block.plugins.append(same)
+                continue
             try:
                 block.plugins.append(plugin(options, block))
                 block.plugins[-1].configure(block)
@@ -103,6 +130,7 @@ def _listeners(blocks: Iterable[tuple[ServerBlock, Block]], problems: list[Probl
     first: dict[tuple[str, int, bytes], Key] = {}
     for server_block, block in blocks:
         chain = fold([plugin.handle for plugin in block.plugins if plugin.handle is not None])
+        classes = frozenset(each for plugin in block.plugins for each in plugin.classes) | {CLASS_IN}
         for key in server_block.keys:
             zone = names.from_text(key.zone)
             for address in block.addresses or [""]:
@@ -119,8 +147,8 @@ def _listeners(blocks: Iterable[tuple[ServerBlock, Block]], problems: list[Probl
                     continue
                 first[(*place, zone)] = key
                 label = _server_label(address, key.port)
-                sites.setdefault(place, {})[zone] = Site(zone, chain, label)
-                block.process.metrics.enable(label, key.zone, [plugin.name for plugin in block.plugins])
+                directives = tuple(plugin.name for plugin in block.plugins)
+                sites.setdefault(place, {})[zone] = Site(zone, chain, label, classes, directives)
     return [Listener(address, port, tuple(found.values())) for (address, port), found in sites.items()]
 
 
@@ -128,16 +156,34 @@ def _server_label(address: str, port: int) -> str:
     return f"dns://{f'[{address}]' if ':' in address else address}:{port}"
 
 
+class _Open(msgspec.Struct, frozen=True):
+    """A listener while it is served: who answers, and the servers of its sockets."""
+
+    responder: Responder
+    udp: list[UdpServer]
+    tcp: TcpServer
+
+    async def stop(self) -> None:
+        """Answer what has arrived, and close."""
+        servers: list[UdpServer | TcpServer] = [*self.udp, self.tcp]
+        await asyncio.gather(*(server.stop(DRAIN_SECONDS) for server in servers))
+
+
 class App:
-    """Runs a configuration: `start`, then `stop`. Everything happens in the running loop."""
+    """Runs a configuration: `start`, `replace` as often as there is another, then `stop`. All of it in one loop."""
 
     def __init__(self, configuration: Configuration) -> None:
         self._configuration = configuration
         self._process = configuration.process
-        self._feeds: list[asyncio.Task[None]] = []
-        self._udp: list[UdpServer] = []
-        self._tcp: list[TcpServer] = []
-        self._http = HttpServer(route for plugin in configuration.plugins for route in plugin.routes())
+        self._feeds: dict[Plugin, asyncio.Task[None]] = {}
+        self._open: dict[tuple[str, int], _Open] = {}
+        self._http = HttpServer(_routes(configuration))
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    @property
+    def configuration(self) -> Configuration:
+        """What is served."""
+        return self._configuration
 
     async def start(self) -> None:
         """Open the probes, wait until the plugins can answer, then listen.
@@ -148,44 +194,94 @@ class App:
             await self._http.start()
             self._process.addresses = own_addresses(listener.address for listener in self._configuration.listeners)
             plugins = self._configuration.plugins
-            self._feeds = [asyncio.create_task(_feed(plugin)) for plugin in plugins]
+            self._feeds = {plugin: asyncio.create_task(_feed(plugin)) for plugin in plugins}
             await asyncio.gather(*(plugin.started() for plugin in plugins))
-            self._listen()
+            listeners = self._configuration.listeners
+            self._listen(listeners, _all_sockets(listeners))
         except BaseException:
             await self._close()
             raise
+
+    async def replace(self, configuration: Configuration) -> None:
+        """Serve another configuration from the next query on; sockets that both have stay open, and lose nothing.
+
+        It is made ready beside the one that is served. Raises KdnsError where that can't be, and then all is as it was.
+        """
+        before = self._configuration
+        fresh = [plugin for plugin in configuration.plugins if plugin not in self._feeds]
+        feeds = {plugin: asyncio.create_task(_feed(plugin)) for plugin in fresh}
+        listeners = configuration.listeners
+        new = [each for each in listeners if (each.address, each.port) not in self._open]
+        stay = [each for each in listeners if (each.address, each.port) in self._open]
+        sockets: list[Sockets] = []
+        try:
+            await asyncio.gather(*(plugin.started() for plugin in fresh))
+            sockets = _all_sockets(new)
+            await self._http.replace(_routes(configuration))
+        except BaseException:
+            for each in sockets:
+                _close(each)
+            await _end(feeds)
+            raise
+        self._configuration = configuration
+        self._process.addresses = own_addresses(listener.address for listener in listeners)
+        _announce(configuration)
+        for listener in stay:
+            self._open[listener.address, listener.port].responder.serve(listener.sites)
+        self._listen(new, sockets)
+        places = {(listener.address, listener.port) for listener in listeners}
+        gone = [self._open.pop(place) for place in set(self._open) - places]
+        old = {each: self._feeds.pop(each) for each in before.plugins if each not in configuration.plugins}
+        self._feeds |= feeds
+        task = asyncio.create_task(_retire(gone, old))
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
 
     async def stop(self) -> None:
         """Say so to the probes, serve on as long as plugins ask for, then drain and close."""
         self._process.stopping = True
         await asyncio.gather(*(plugin.stopping() for plugin in self._configuration.plugins))
-        servers: list[UdpServer | TcpServer] = [*self._udp, *self._tcp]
-        await asyncio.gather(*(server.stop(DRAIN_SECONDS) for server in servers))
+        await asyncio.gather(*(each.stop() for each in self._open.values()), *self._retiring)
         await self._close()
 
-    def _listen(self) -> None:
-        listeners = self._configuration.listeners
-        for listener, (udp, tcp) in zip(listeners, _all_sockets(listeners), strict=True):
-            responder = Responder(listener.sites, self._process, self._process.metrics)
-            self._udp += [serve_udp(responder, sock) for sock in udp]
-            self._tcp.append(TcpServer(responder, tcp))
-            responder.idle_seconds = self._tcp[-1].told_idle_seconds
-        for server in self._udp:
-            server.start()
-            self._process.metrics.read(metrics.PACKETS_DROPPED, _udp_drops(server))
-            self._process.metrics.read(metrics.UDP_SEND_DROPS, _udp_send_drops(server))
-            self._process.metrics.read(metrics.UDP_RECEIVE_DROPS, _udp_receive_drops(server))
-        for tcp_server in self._tcp:
-            tcp_server.start()
-            self._process.metrics.read(metrics.TCP_CLOSED, _tcp_closed(tcp_server))
+    def _listen(self, listeners: Sequence[Listener], sockets: Sequence[Sockets]) -> None:
+        numbers = self._process.metrics
+        for listener, (udp, tcp) in zip(listeners, sockets, strict=True):
+            responder = Responder(listener.sites, self._process, numbers)
+            opened = _Open(responder, [serve_udp(responder, sock) for sock in udp], TcpServer(responder, tcp))
+            responder.idle_seconds = opened.tcp.told_idle_seconds
+            self._open[listener.address, listener.port] = opened
+            for server in opened.udp:
+                server.start()
+                numbers.read(metrics.PACKETS_DROPPED, _udp_drops(server))
+                numbers.read(metrics.UDP_SEND_DROPS, _udp_send_drops(server))
+                numbers.read(metrics.UDP_RECEIVE_DROPS, _udp_receive_drops(server))
+            opened.tcp.start()
+            numbers.read(metrics.TCP_CLOSED, _tcp_closed(opened.tcp))
 
     async def _close(self) -> None:
-        for task in self._feeds:
-            task.cancel()
-        await asyncio.gather(*self._feeds, return_exceptions=True)
         await self._http.stop()
-        for plugin in self._configuration.plugins:
-            plugin.close()
+        await _end(self._feeds)
+
+
+def _routes(configuration: Configuration) -> list[Route]:
+    return [route for plugin in configuration.plugins for route in plugin.routes()]
+
+
+async def _end(feeds: Mapping[Plugin, asyncio.Task[None]]) -> None:
+    """End the background work of plugins, and let them go."""
+    for task in feeds.values():
+        task.cancel()
+    await asyncio.gather(*feeds.values(), return_exceptions=True)
+    for plugin in feeds:
+        plugin.close()
+
+
+async def _retire(gone: Sequence[_Open], old: Mapping[Plugin, asyncio.Task[None]]) -> None:
+    """Let go of what a replaced configuration alone had, once the queries that wait for it had their time."""
+    await asyncio.gather(*(each.stop() for each in gone))
+    await asyncio.sleep(DRAIN_SECONDS)
+    await _end(old)
 
 
 def own_addresses(listening: Iterable[str]) -> list[bytes]:

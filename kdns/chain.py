@@ -83,6 +83,7 @@ class Request:
     `tags` gathers what the answer depends on; `keep` is False once it depends on more than its tags and its question.
     `varies` is True where the same question may as well get another order or choice of the same records.
     `now` is the time of arrival in seconds since 1970. `zone` is the zone of the server block that runs it.
+    `reply_options` are EDNS options for the reply, as bytes; only for a client who sent options itself.
     """
 
     __slots__ = (
@@ -93,6 +94,7 @@ class Request:
         "keep",
         "now",
         "query",
+        "reply_options",
         "server",
         "tags",
         "transport",
@@ -120,6 +122,7 @@ class Request:
         self.tags: set[Tag] = set()
         self.keep = True
         self.varies = False
+        self.reply_options = b""
         self._callbacks: list[Callable[[bytes, Answer], None]] | None = None
 
     @property
@@ -127,6 +130,11 @@ class Request:
         """The client's address and port; an answer that read it is not kept for others."""
         self.keep = False
         return self._client
+
+    @property
+    def over_ipv6(self) -> bool:
+        """Whether the client asked over IPv6. Answers are kept for each family by itself, so this costs no keeping."""
+        return ":" in self._client[0]
 
     @property
     def local(self) -> tuple[str, int]:
@@ -195,6 +203,8 @@ class Process:
         self.stopping = False
         self.addresses: list[bytes] = []
         self.answers: list[AnswerCache] = []
+        # Reads the configuration again, and serves it if it has changed; whoever started the process sets it.
+        self.reload: Callable[[], Awaitable[None]] | None = None
 
     def forget(self, tags: set[Tag]) -> None:
         """Drop the kept answers that depend on any of these tags."""
@@ -220,9 +230,14 @@ class Block:
 
 
 class Plugin:
-    """The parent of every directive. A plugin defines what it needs of these; `handle` puts it into the chain."""
+    """The parent of every directive. A plugin defines what it needs of these; `handle` puts it into the chain.
+
+    `classes` are those whose questions it answers. One of another class than IN ends at the plugin that has it, so
+    that no other takes it for one of IN.
+    """
 
     name: ClassVar[str]
+    classes: ClassVar[tuple[int, ...]] = (CLASS_IN,)
     options: ClassVar[type[Options]]
     handle: Callable[[Request, Next], Coroutine[Any, Any, Answer]] | None = None
 
@@ -232,6 +247,10 @@ class Plugin:
     def read(cls, directives: Sequence[Directive], problems: list[Problem]) -> Any:
         """The options of all uses of the directive in one block, or None after a mistake, which is in `problems`."""
         return parse_options(cls.options, directives, problems)
+
+    def lives_on(self, options: Any, block: Block) -> bool:
+        """Whether a reload may go on with this one, where it would make another with these options for this block."""
+        return False
 
     def configure(self, block: Block) -> None:
         """Change the block before it listens (bind)."""

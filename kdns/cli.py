@@ -75,7 +75,7 @@ def serve_command(
         for line in serve.start_lines(configuration, colour):
             click.echo(line, err=True, color=colour)
 
-    serve.run(parsed, show)
+    serve.run(parsed, show, functools.partial(serve.tolerant, read))
 
 
 @kdns.command()

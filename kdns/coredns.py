@@ -72,9 +72,13 @@ def coredns(
         for problem in serve.warnings(parsed, configuration):
             log.warning("%s", _line(problem))
         if not quiet:
-            print("\n".join([*zone_lines(configuration), _versions()]), flush=True)
+            print("\n".join(zone_lines(configuration)), flush=True)
+        if any(plugin.name == "reload" for plugin in configuration.plugins):
+            logs.plugin_logger("reload").info("Running configuration SHA512 = %s", configuration.fingerprint)
+        if not quiet:
+            print(_versions(), flush=True)
 
-    serve.run(parsed, show)
+    serve.run(parsed, show, lambda: _corefile(conf, port))
 
 
 def zone_lines(configuration: Configuration) -> list[str]:

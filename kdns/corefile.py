@@ -38,6 +38,8 @@ _GLUED_BRACE = re.compile(r"[^{}]+\{")
 _ENVIRONMENT = re.compile(r"\{%([^{}%\s]+)%\}|(?<!\{)\{\$([^{}\s]+)\}(?!\})")
 
 SCHEMES_TO_COME = ("tls", "quic", "grpc", "https", "https3")
+_PREFIXES_TO_COME = tuple(f"{scheme}://" for scheme in SCHEMES_TO_COME)
+_IN_FRONT = "clients are served over UDP and TCP; a proxy in front can speak to them in another way"
 MOST_SNIPPET_IMPORTS = 10_000
 MOST_FILE_IMPORTS = 100_000
 # CoreDNS has no such limits and fails on the two above; ours keep the stack and the memory small before that.
@@ -548,6 +550,7 @@ class _Parser:
                 glued = token.text.endswith("{") and not token.quoted
                 hint = f"write `{token.text[:-1]} {{`, with a space" if glued else ""
                 hint = "`.:53` is the zone of all names" if token.text.startswith(":") else hint
+                hint = _IN_FRONT if token.text.startswith(_PREFIXES_TO_COME) else hint
                 problem = Problem(str(error), token.place(), expected="ZONE or ZONE:PORT", hint=hint)
                 (self.problems if glued else self.wrong_zones).append(problem)
         return keys

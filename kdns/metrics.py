@@ -92,6 +92,12 @@ PROXY_SECONDS = _histogram("coredns_proxy_request_duration_seconds", TIME_BUCKET
                            "proxy_name", "to", "rcode")
 PROXY_HEALTH_FAILURES = _counter("coredns_proxy_healthcheck_failures_total", "Failed health checks of an upstream.",
                                  "proxy_name", "to")
+PROXY_CONNECTION_HITS = _counter("coredns_proxy_conn_cache_hits_total",
+                                 "Questions for which there was a connection to the upstream already.",
+                                 "proxy_name", "to", "proto")
+PROXY_CONNECTION_MISSES = _counter("coredns_proxy_conn_cache_misses_total",
+                                   "Questions for which a connection to the upstream was made.",
+                                   "proxy_name", "to", "proto")
 FORWARD_HEALTH_BROKEN = _counter("coredns_forward_healthcheck_broken_total",
                                  "Queries for which every upstream was taken for dead.")
 FORWARD_REJECTED = _counter("coredns_forward_max_concurrent_rejects_total",
@@ -104,6 +110,26 @@ FORWARD_SECONDS = _histogram("coredns_forward_request_duration_seconds", TIME_BU
 FORWARD_HEALTH_FAILURES = _counter("coredns_forward_healthcheck_failures_total",
                                    "Failed health checks of an upstream.", "to")
 
+HOSTS_ENTRIES = _gauge("coredns_hosts_entries", "Names and addresses that `hosts` knows, by its file.", "hostsfile")
+HOSTS_RELOADED = _gauge("coredns_hosts_reload_timestamp_seconds", "When the file of `hosts` was read last.")
+
+CACHE_ENTRIES = _gauge("coredns_cache_entries", "Replies of upstreams that are kept.",
+                       "server", "type", "zones", "view")
+CACHE_REQUESTS = _counter("coredns_cache_requests_total", "Queries that came to the cache.", "server", "zones", "view")
+CACHE_HITS = _counter("coredns_cache_hits_total", "Queries that were answered with a kept reply.",
+                      "server", "type", "zones", "view")
+CACHE_MISSES = _counter("coredns_cache_misses_total", "Queries for which nothing was kept.", "server", "zones", "view")
+CACHE_PREFETCHES = _counter("coredns_cache_prefetch_total", "Kept replies that were fetched anew in the background.",
+                            "server", "zones", "view")
+CACHE_STALE = _counter("coredns_cache_served_stale_total", "Queries answered with a reply whose time was over.",
+                       "server", "zones", "view")
+CACHE_DROPS = _counter("coredns_cache_drops_total", "Replies to another question; they are ignored before the cache.",
+                       "server", "zones", "view")
+CACHE_EVICTIONS = _counter("coredns_cache_evictions_total", "Kept replies that had to make room for others.",
+                           "server", "type", "zones", "view")
+CACHE_BYTES = _gauge("kdns_cache_bytes", "What the kept replies of upstreams cost in memory, about.",
+                     "server", "type", "zones", "view")
+
 HEALTH_SECONDS = _histogram("coredns_health_request_duration_seconds", SLIM_BUCKETS,
                             "Time that a request to our own /health took.")
 HEALTH_FAILURES = _counter("coredns_health_request_failures_total", "Requests to our own /health that failed.")
@@ -115,6 +141,10 @@ TRAILING_BYTES = _counter("kdns_trailing_bytes_total", "Queries with bytes behin
 TCP_CLOSED = _counter("kdns_tcp_connections_closed_total", "TCP connections that the server cut, by reason.", "reason")
 UDP_SEND_DROPS = _counter("kdns_udp_send_drops_total", "Replies that the kernel would not take, by reason.", "reason")
 UDP_RECEIVE_DROPS = _counter("kdns_udp_receive_drops_total", "Packets lost because a socket's receive buffer was full.")
+DNS64_TRANSLATED = _counter("coredns_dns64_requests_translated_total", "Queries answered with translated addresses.",
+                            "server")
+LOOP_DETECTED = _gauge("kdns_loop_detected", "1 while forwarded names lead back to this server, else 0.",
+                       "server", "zone")
 INVENTORY_LOADED = _gauge("kdns_inventory_loaded", "1 when the last load of the inventory was good, else 0.")
 INVENTORY_PROBLEMS = _gauge("kdns_inventory_problems", "Mistakes and warnings of the last load of the inventory.")
 INVENTORY_RELOADS = _counter("kdns_inventory_reloads_total", "Loads of the inventory, by result.", "result")

@@ -46,10 +46,55 @@ REMOVED_DIRECTIVES: Mapping[str, str] = {
     "reverse": "`template` takes its place",
 }
 
+_ELSEWHERE = "`forward ZONE ADDRESS` asks a server that has the zone"
+_IN_FRONT = "delete it: clients are served over UDP and TCP, and a proxy in front can speak to them in another way"
+
+# The directives of CoreDNS 1.14.7 that kdns can't honour yet, and what their user can do without them. None is left out
+# in silence: with most of them answers would be others.
+INSTEAD: Mapping[str, str] = {
+    "metadata": "delete it: `log` shows `-` for what it would have gathered",
+    "geoip": "delete it: it only gathers metadata",
+    "cancel": "delete it: what is forwarded has 5 seconds in all anyway",
+    "proxyproto": "delete it, and let the load balancer keep the client's address without the PROXY protocol",
+    "quic": _IN_FRONT,
+    "grpc_server": _IN_FRONT,
+    "https": _IN_FRONT,
+    "https3": _IN_FRONT,
+    "tls": _IN_FRONT,
+    "timeouts": "delete it: connections have bounds of their own, which docs/design.md tells",
+    "shed": "delete it: `max_concurrent` of `forward` bounds the queries that wait",
+    "dnstap": "`log` tells of queries, and `prometheus` counts them",
+    "local": "delete it: clients know `localhost` by themselves",
+    "any": "delete it: ANY gets one set of records of a name anyway, or what an upstream says",
+    "tsig": "delete it: there are no transfers that it would sign",
+    "autopath": "delete it: clients go through their search paths, with more queries",
+    "acl": "a NetworkPolicy says who may ask",
+    "header": "delete it where no client needs other bits",
+    "dnssec": "`forward ZONE ADDRESS` asks a server that signs the zone",
+    "minimal": "delete it: replies have more records than are needed, and no wrong ones",
+    "template": "`hosts` gives single names an address",
+    "rewrite": "a Service of type ExternalName gives a name of the cluster another target",
+    "transfer": "delete it: transfers are refused",
+    "route53": _ELSEWHERE,
+    "azure": _ELSEWHERE,
+    "clouddns": _ELSEWHERE,
+    "k8s_external": "external-dns gives the names of LoadBalancers to a server that has the zone",
+    "file": f"{_ELSEWHERE}; `hosts` has single names",
+    "auto": f"{_ELSEWHERE}; `hosts` has single names",
+    "secondary": _ELSEWHERE,
+    "etcd": _ELSEWHERE,
+    "nomad": _ELSEWHERE,
+    "sign": _ELSEWHERE,
+    "grpc": "`forward` asks upstreams over UDP, TCP and TLS",
+    "erratic": "delete it: it is for tests",
+    "on": "run the command outside of the server, such as in an init container",
+    "view": "server blocks with different `bind` addresses answer different clients",
+}
+
 # Options of CoreDNS 1.14.7 that kdns would have to honour and can't yet: to leave them out would change answers.
 OPTIONS_TO_COME: Mapping[str, tuple[str, ...]] = {
     "kubernetes": ("multicluster", "zonal"),
-    "forward": ("source_address",),
+    "forward": ("doh_method", "resolver"),
 }
 
 REMOVED_EVERYWHERE: Mapping[str, str] = {
@@ -63,7 +108,7 @@ def unknown_directive(token: Token, known: Sequence[str]) -> Problem:
     if name in REMOVED_DIRECTIVES:
         return Problem(f"`{name}` was removed from CoreDNS", token.place(), hint=REMOVED_DIRECTIVES[name])
     if name in COREDNS_DIRECTIVES:
-        return Problem(f"`{name}` isn't in kdns yet", token.place())
+        return Problem(f"`{name}` isn't in kdns yet", token.place(), hint=INSTEAD.get(name, ""))
     meant = nearest(name, known)
     return Problem(f"there is no directive `{name}`", token.place(), hint=f"did you mean `{meant}`?" if meant else "")
 

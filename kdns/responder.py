@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import struct
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable
 from time import perf_counter
 from typing import Any
 
@@ -18,7 +18,7 @@ from kdns.answers import AnswerCache, Bounds
 from kdns.chain import Answer, Next, Process, Request, Waiter, failure, start
 from kdns.metrics import PACKETS_DROPPED, PANICS, SECONDS, TRAILING_BYTES, Metrics, time_bucket
 from kdns.wire import names
-from kdns.wire.query import Query, Rejected, parse
+from kdns.wire.query import Query, Rejected, option_codes, parse
 from kdns.wire.records import CLASS_IN, Rcode, Type, class_to_text, type_to_text
 from kdns.wire.reply import encode, encode_rejected, limit_bytes
 
@@ -46,11 +46,16 @@ _KEEPALIVE_OPTION = struct.Struct("!HHH")
 
 
 class Site(msgspec.Struct, frozen=True):
-    """A zone of a server block as a listener serves it: its chain, and the labels that metrics give it."""
+    """A zone of a server block as a listener serves it: its chain, the labels that metrics give it, its classes.
+
+    `directives` are the names of those in its chain.
+    """
 
     zone: bytes
     chain: Next
     server: str
+    classes: frozenset[int] = frozenset((CLASS_IN,))
+    directives: tuple[str, ...] = ()
 
     @property
     def zone_text(self) -> str:
@@ -61,15 +66,21 @@ class Responder:
     """Answers the packets of one listener. `sites` are the zones it serves; the longest that fits a name is asked."""
 
     def __init__(self, sites: Iterable[Site], process: Process, metrics: Metrics) -> None:
-        self._sites = {site.zone: site for site in sites}
-        self._labels = {site.zone: (site.server, site.zone_text) for site in self._sites.values()}
-        self._depths = sorted({len(names.labels_of(zone)) for zone in self._sites}, reverse=True)
-        self._server = next(iter(self._sites.values())).server if self._sites else ""
         self._process = process
         self._metrics = metrics
         self._answers: dict[tuple[str, bool], AnswerCache] = {}
         # How long a connection may stay without a query, where there are connections.
         self.idle_seconds: Callable[[], float] | None = None
+        self.serve(sites)
+
+    def serve(self, sites: Iterable[Site]) -> None:
+        """Serve these zones from the next query on. What waits for the chains of others is answered, and not kept."""
+        self._sites = {site.zone: site for site in sites}
+        self._labels = {site.zone: (site.server, site.zone_text) for site in self._sites.values()}
+        self._depths = sorted({len(names.labels_of(zone)) for zone in self._sites}, reverse=True)
+        self._server = next(iter(self._sites.values())).server if self._sites else ""
+        for answers in self._answers.values():
+            answers.clear()
 
     @property
     def many_zones(self) -> bool:
@@ -119,7 +130,7 @@ class Responder:
         if query.trailing:
             self._metrics.increase(TRAILING_BYTES)
         request = Request(query, self, transport, client, local, self._process.clock())
-        refused = _gate(query)
+        refused = self._gate(query)
         if refused is not None:
             request.keep = False
             return self._finish(request, refused, packet, started)
@@ -135,6 +146,20 @@ class Responder:
         except Exception as error:
             return self._finish(request, error, packet, started)
         return outcome if type(outcome) is Waiter else self._finish(request, outcome, packet, started)
+
+    def _gate(self, query: Query) -> Answer | None:
+        """The answer to a query that no chain should see."""
+        if query.version:
+            return failure("", rcode=Rcode.BADVERS)
+        if query.rtype >= _FIRST_META_TYPE or query.rtype == Type.OPT:
+            rcode = _NO_DATA_TYPES.get(query.rtype)
+            if rcode is not None:
+                return failure("", rcode=rcode)
+        if query.rclass != CLASS_IN:
+            site = self._site(query)
+            if site is None or query.rclass not in site.classes:
+                return failure("", rcode=Rcode.REFUSED)
+        return None
 
     def resolve(self, request: Request) -> Coroutine[Any, Any, Answer]:
         """Run a request through the chain of the block whose zone fits its name best; REFUSED where none does."""
@@ -170,7 +195,7 @@ class Responder:
             outcome = self._crashed(query, outcome)
             request.keep = False
         limit = limit_bytes(query, request.transport)
-        options = self._keepalive(query) if query.options and request.transport == "tcp" else b""
+        options = self._options(request) if query.options else b""
         try:
             reply = encode(
                 query,
@@ -211,6 +236,10 @@ class Responder:
             log.exception("a callback failed after the reply to %s", question_text(query))
         return reply
 
+    def _options(self, request: Request) -> bytes:
+        keepalive = self._keepalive(request.query) if request.transport == "tcp" else b""
+        return request.reply_options + keepalive
+
     def _keepalive(self, query: Query) -> bytes:
         """The option that tells who asked for it over TCP how long the connection may idle (RFC 7828 §3.2, §3.3.2)."""
         if self.idle_seconds is None or not any(code == _KEEPALIVE for code in option_codes(query.options)):
@@ -250,33 +279,12 @@ def question_text(query: Query) -> str:
     return f"{names.to_text(query.qname)} {class_to_text(query.rclass)} {type_to_text(query.rtype)}"
 
 
-def _gate(query: Query) -> Answer | None:
-    """The answer to a query that no chain should see."""
-    if query.version:
-        return failure("", rcode=Rcode.BADVERS)
-    if query.rtype >= _FIRST_META_TYPE or query.rtype == Type.OPT:
-        rcode = _NO_DATA_TYPES.get(query.rtype)
-        if rcode is not None:
-            return failure("", rcode=rcode)
-    if query.rclass != CLASS_IN:
-        return failure("", rcode=Rcode.REFUSED)
-    return None
-
-
 def _suffix(name: bytes, skip: int) -> bytes:
     """The name without its first `skip` labels."""
     position = 0
     for _ in range(skip):
         position += name[position] + 1
     return name[position:]
-
-
-def option_codes(options: bytes) -> Iterator[int]:
-    """The codes of a query's EDNS options, which `parse` has found to be whole."""
-    position = 0
-    while position < len(options):
-        yield int.from_bytes(options[position : position + 2], "big")
-        position += 4 + int.from_bytes(options[position + 2 : position + 4], "big")
 
 
 async def _refuse() -> Answer:

@@ -29,6 +29,7 @@ from kdns.metrics import Metrics
 from kdns.options import Address, wrong_ranges
 from kdns.plugins.bind import interface_addresses
 from kdns.plugins.kubernetes import Kubernetes
+from kdns.reloading import Reloading
 from kdns.wire import names
 
 log = logging.getLogger("kdns")
@@ -174,26 +175,33 @@ def in_order(problems: Iterable[Problem]) -> list[Problem]:
     return sorted(problems, key=rank)
 
 
-def run(parsed: Corefile, show: Callable[[Configuration], None]) -> None:
-    """Serve until SIGTERM or SIGINT; `show` is called once it listens. Raises ConfigError where it can't start."""
+def run(parsed: Corefile, show: Callable[[Configuration], None], again: Callable[[], Corefile] | None = None) -> None:
+    """Serve until SIGTERM or SIGINT; `show` is called once it listens. Raises ConfigError where it can't start.
+
+    `again` reads the Corefile anew, for a reload.
+    """
     configuration = build(parsed, Process(Metrics()))
     named = [token for tokens, _ in _named_inventories(parsed.blocks) for token in tokens if token.file != OPTIONS]
     if _wrong_paths(named):
         raise ConfigError(_check_named(parsed.blocks).problems)
     # What was imported stays: 50,000 objects, and a collection that looks through them holds queries up for 30 ms.
     gc.freeze()
-    uvloop.run(_serve(configuration, show))
+    uvloop.run(_serve(configuration, show, again))
 
 
-async def _serve(configuration: Configuration, show: Callable[[Configuration], None]) -> None:
+async def _serve(
+    configuration: Configuration, show: Callable[[Configuration], None], again: Callable[[], Corefile] | None
+) -> None:
     loop = asyncio.get_running_loop()
     told = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
+    app = App(configuration)
+    reloading = Reloading(app, again)
+    configuration.process.reload = reloading.look
     # As CoreDNS: a terminal that goes away is no reason to end.
     loop.add_signal_handler(signal.SIGHUP, lambda: None)
-    loop.add_signal_handler(signal.SIGUSR1, log.warning, "SIGUSR1: the Corefile is not read again yet; a restart does")
-    app = App(configuration)
+    loop.add_signal_handler(signal.SIGUSR1, reloading.signalled)
     starting = asyncio.create_task(app.start())
     ending = asyncio.create_task(told.wait())
     await asyncio.wait((starting, ending), return_when=asyncio.FIRST_COMPLETED)
@@ -206,7 +214,12 @@ async def _serve(configuration: Configuration, show: Callable[[Configuration], N
     show(configuration)
     await ending
     log.info("stopping")
-    await app.stop()
+    # Who asks twice has waited long enough.
+    stopping = asyncio.create_task(app.stop())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await stopping
 
 
 def start_lines(configuration: Configuration, colour: bool = False) -> Iterable[str]:

@@ -404,6 +404,7 @@ error: `tls://` isn't in kdns yet
     1 | tls://. a..b x: {
       | ^^^^^^^
   expected ZONE or ZONE:PORT
+hint: clients are served over UDP and TCP; a proxy in front can speak to them in another way
 error: `a..b` isn't a valid domain name: it has an empty label
   Corefile:1:9
     1 | tls://. a..b x: {
@@ -681,3 +682,17 @@ def test_a_long_corefile_takes_a_moment_only() -> None:
     started = time.monotonic()
     parse(". {\n  hosts {\n" + entries + "  }\n}\n", "Corefile")
     assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("scheme", ["tls", "https", "https3", "grpc", "quic"])
+def test_a_zone_that_is_not_served_over_udp_and_tcp_is_refused_with_what_to_do_instead(scheme: str) -> None:
+    assert (
+        mistakes(f".:53 {scheme}://example.org:853 {{\n    whoami\n}}\n")
+        == f"""\
+error: `{scheme}://` isn't in kdns yet
+  Corefile:1:6
+    1 | .:53 {scheme}://example.org:853 {{
+      |      {"^" * (len(scheme) + 18)}
+  expected ZONE or ZONE:PORT
+hint: clients are served over UDP and TCP; a proxy in front can speak to them in another way"""
+    )

@@ -13,6 +13,7 @@ from kdns.corefile import Directive, Token, parse
 from kdns.errors import Problem, draw
 from kdns.options import (
     COREDNS_DIRECTIVES,
+    INSTEAD,
     Address,
     Fault,
     Options,
@@ -49,6 +50,7 @@ from kdns.options import (
     zone_arguments,
     zones,
 )
+from kdns.plugins import PLUGINS
 
 
 class ClusterOptions(
@@ -620,7 +622,7 @@ def test_warnings_are_drawn_and_the_options_are_there(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message", "hint"),
     [
-        ("rewrite", "`rewrite` isn't in kdns yet", ""),
+        ("acl", "`acl` isn't in kdns yet", "a NetworkPolicy says who may ask"),
         ("proxy", "`proxy` was removed from CoreDNS", "`forward . ADDRESS` takes its place"),
         ("kubernets", "there is no directive `kubernets`", "did you mean `kubernetes`?"),
         ("zzz", "there is no directive `zzz`", ""),
@@ -631,6 +633,11 @@ def test_an_unknown_directive_is_to_come_or_removed_or_misspelt(name: str, messa
     assert (problem.message, problem.hint) == (message, hint)
     assert problem.place is not None
     assert problem.place.line == 3
+
+
+def test_whoever_uses_a_directive_that_is_not_there_is_told_what_to_do_without_it() -> None:
+    missing = set(COREDNS_DIRECTIVES) - {plugin.name for plugin in PLUGINS}
+    assert missing <= INSTEAD.keys() <= set(COREDNS_DIRECTIVES)
 
 
 def test_the_table_of_coredns_has_each_directive_once() -> None:

@@ -6,28 +6,50 @@ no work. A Corefile's own order means nothing.
 
 from kdns.chain import Plugin
 from kdns.plugins.bind import Bind
+from kdns.plugins.bufsize import Bufsize
 from kdns.plugins.cache import Cache
+from kdns.plugins.chaos import Chaos
+from kdns.plugins.debug import Debug
+from kdns.plugins.dns64 import Dns64
 from kdns.plugins.errors import Errors
 from kdns.plugins.forward import Forward
 from kdns.plugins.health import Health
+from kdns.plugins.hosts import Hosts
 from kdns.plugins.kubernetes import Kubernetes
 from kdns.plugins.loadbalance import Loadbalance
 from kdns.plugins.log import Log
 from kdns.plugins.loop import Loop
+from kdns.plugins.multisocket import Multisocket
+from kdns.plugins.nsid import Nsid
+from kdns.plugins.pprof import Pprof
 from kdns.plugins.prometheus import Prometheus
 from kdns.plugins.ready import Ready
 from kdns.plugins.reload import Reload
+from kdns.plugins.rewrite import Rewrite
+from kdns.plugins.root import Root
+from kdns.plugins.trace import Trace
 from kdns.plugins.whoami import Whoami
 
 PLUGINS: tuple[type[Plugin], ...] = (
+    Root,
+    Multisocket,
     Reload,
+    Nsid,
+    Bufsize,
     Bind,
+    Debug,
+    Trace,
     Ready,
     Health,
+    Pprof,
     Prometheus,
     Errors,
     Log,
+    Dns64,
+    Chaos,
     Loadbalance,
+    Rewrite,
+    Hosts,
     Kubernetes,
     Loop,
     Cache,

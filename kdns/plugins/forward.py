@@ -7,14 +7,18 @@ Law: docs/plugins/forward.md; the options are CoreDNS 1.14.7's.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import ssl
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, ClassVar
+
+import msgspec
 
 from kdns.chain import Answer, Block, Next, Plugin, Request, failure
 from kdns.corefile import Directive, Token, read_regular
 from kdns.errors import Problem
 from kdns.metrics import FORWARD_REJECTED, Metrics
 from kdns.options import (
+    Fault,
     Options,
     RefusalError,
     WordError,
@@ -28,30 +32,33 @@ from kdns.options import (
     parse_each,
     repeatable,
     spell_duration,
-    without_effect,
     word,
-    words,
     zone,
     zones,
 )
-from kdns.upstream.exchange import Upstream, UpstreamError, is_address
 from kdns.upstream.pool import HealthCheck, Pool, Rules
+from kdns.upstream.sockets import Upstream, UpstreamError, is_address
+from kdns.upstream.streams import Keeping
 from kdns.wire import names
 from kdns.wire.message import Message
 from kdns.wire.query import AA, AD, RA, TC, Query
-from kdns.wire.records import Rcode
+from kdns.wire.records import Rcode, Record
 
 MOST_UPSTREAMS = 15
 
 # RFC 8914 §4.23, §4.24. The text says what, not whom: it goes to strangers.
 _NOBODY_REPLIES = (22, "no upstream replied in time")
 _NETWORK_FAILS = (23, "no upstream could be reached")
-_SCHEMES_TO_COME = ("tls", "https", "grpc", "quic")
+# §4.1: none of the codes says that it is the server itself that can't.
+_SHORT = (0, "the server is short of sockets")
+_SCHEMES_TO_COME = ("https", "grpc", "quic")
 _ADDRESS = "an address, `IP[:PORT]` or `[IPv6]:PORT`, or a file in the form of resolv.conf"
+_TLS_ADDRESS = "an address, `tls://IP[:PORT]` or `tls://[IPv6]:PORT`, perhaps with `%NAME` after the IP"
 
 
 def _read_upstreams(tokens: Sequence[Token]) -> tuple[Upstream, ...]:
-    found = tuple(upstream for token in tokens for upstream in _upstreams_of(token))
+    # One that is named twice, as in two files, is one: it has one budget and one health.
+    found = tuple(dict.fromkeys(upstream for token in tokens for upstream in _upstreams_of(token)))
     if len(found) > MOST_UPSTREAMS:
         raise ValueError(f"more than {MOST_UPSTREAMS} upstreams are configured: {len(found)}")
     return found
@@ -62,6 +69,8 @@ def _upstreams_of(token: Token) -> list[Upstream]:
     scheme, separator, rest = text.partition("://")
     if separator and scheme in _SCHEMES_TO_COME:
         raise WordError(token, ValueError(f"an upstream with `{scheme}://` isn't in kdns yet"))
+    if separator and scheme == "tls":
+        return [_tls_upstream(token, rest)]
     if separator and scheme != "dns":
         raise RefusalError(token, _ADDRESS)
     upstream = _address_of(rest if separator else text)
@@ -82,6 +91,22 @@ def _upstreams_of(token: Token) -> list[Upstream]:
     return servers
 
 
+def _tls_upstream(token: Token, text: str) -> Upstream:
+    """`IP`, `IP:PORT`, `IP%NAME`, `IP%NAME:PORT`, `[IP%NAME]:PORT` or `[IP]:PORT%NAME`, as CoreDNS has them."""
+    address, _, name = text.rpartition("%") if "%" in text else (text, "", "")
+    port = ""
+    if ":" in name:
+        name, _, port = name.rpartition(":")
+    if name.endswith("]"):
+        name, address = name[:-1], f"{address}]"
+    if port:
+        address = f"{address}:{port}" if address.startswith("[") or ":" not in address else f"[{address}]:{port}"
+    upstream = _address_of(address, "853")
+    if upstream is None or ("%" in text and not name):
+        raise RefusalError(token, _TLS_ADDRESS)
+    return Upstream(upstream.host, upstream.port, tls=True, server_name=name)
+
+
 def resolv_conf(text: str) -> list[Upstream]:
     """The servers of a file in the form of /etc/resolv.conf; everything else in it is left alone."""
     fields = [line.split() for line in text.splitlines()]
@@ -89,8 +114,8 @@ def resolv_conf(text: str) -> list[Upstream]:
     return [Upstream(host) for host in hosts if is_address(host)]
 
 
-def _address_of(text: str) -> Upstream | None:
-    host, port = text, "53"
+def _address_of(text: str, port: str = "53") -> Upstream | None:
+    host = text
     if text.startswith("["):
         host, bracket, after = text[1:].partition("]")
         if not bracket or ":" not in host or (after and after[0] != ":"):
@@ -152,8 +177,52 @@ def _show_check(check: Any) -> str:
     return spell_duration(check.seconds)
 
 
-_FRESH = "each query has a connection of its own"
-_PLAIN = "upstreams over TLS aren't in kdns yet"
+class Certificates(msgspec.Struct, frozen=True):
+    """The files of `tls`: our certificate and key where we show one, and whom to trust where not the system's."""
+
+    certificate: str = ""
+    key: str = ""
+    authority: str = ""
+
+    def context(self) -> ssl.SSLContext:
+        """What TLS needs of them. Raises OSError."""
+        context = ssl.create_default_context(cafile=self.authority or None)
+        if self.certificate:
+            # The files have no password; without one given OpenSSL would ask the terminal.
+            context.load_cert_chain(self.certificate, self.key, "")
+        return context
+
+
+def _read_certificates(tokens: Sequence[Token]) -> Certificates:
+    files = [token.text for token in tokens]
+    found = Certificates(authority=files[0]) if len(files) == 1 else Certificates(*files)
+    for token in tokens:
+        try:
+            read_regular(token.text)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise WordError(token, ValueError(f"`{token.text}` can't be read: {reason.lower()}")) from error
+    if found.authority:
+        _check_certificates(tokens[-1], Certificates(authority=found.authority), "holds no certificate")
+    if found.certificate:
+        complaint = f"and `{found.key}` are no certificate and its key"
+        _check_certificates(tokens[0], Certificates(found.certificate, found.key), complaint)
+    return found
+
+
+def _check_certificates(token: Token, certificates: Certificates, complaint: str) -> None:
+    try:
+        certificates.context()
+    except OSError as error:
+        raise WordError(token, ValueError(f"`{token.text}` {complaint}")) from error
+
+
+def _read_source(tokens: Sequence[Token]) -> str:
+    if not is_address(tokens[0].text):
+        raise RefusalError(tokens[0], "an IP address")
+    return tokens[0].text
+
+
 _rcodes = custom(_read_rcodes, "RCODE...", "response codes", most=None, show=_show_rcodes)
 _failures = custom(_read_failures, "RCODE...", "response codes", most=None, show=_show_rcodes)
 _check = custom(
@@ -176,7 +245,7 @@ class ForwardOptions(Options, directive="forward"):
     policy: Annotated[
         str, choice("random", "round_robin", "sequential"), "whom to ask first, the others follow when it fails"
     ] = "random"
-    read_timeout: Annotated[float, duration(0.001), "how long to wait for one upstream; 5s is the most for all"] = 2.0
+    read_timeout: Annotated[float, duration(0.001), "how long to wait for one upstream; 4s is the most for all"] = 2.0
     max_fails: Annotated[
         int, number(0), "an upstream that failed more often than that, one time after another, is avoided; 0 for never"
     ] = 2
@@ -193,13 +262,39 @@ class ForwardOptions(Options, directive="forward"):
     ] = ()
     next_on_nodata: Annotated[bool, flag(), "the same with NOERROR and no answer"] = False
     failover: Annotated[tuple[int, ...], _failures, repeatable, "with these replies the next upstream is asked"] = ()
-    expire: Annotated[float, duration(0), without_effect(_FRESH), "how long an idle connection is kept"] = 10.0
-    max_age: Annotated[float, duration(0), without_effect(_FRESH), "how long any connection is kept"] = 0.0
-    max_idle_conns: Annotated[int, number(0), without_effect(_FRESH), "how many idle connections are kept"] = 0
+    expire: Annotated[float, duration(0), "how long a connection without a question is kept"] = 10.0
+    max_age: Annotated[float, duration(0), "how long any connection is kept; 0s for no limit"] = 0.0
+    max_idle_conns: Annotated[
+        int, number(0), "how many connections without a question are kept for each upstream; 0 for all"
+    ] = 0
     tls: Annotated[
-        tuple[str, ...], words("[CERT KEY] [CA]", at_least=0, at_most=3), without_effect(_PLAIN), "files"
-    ] = ()
-    tls_servername: Annotated[str, word("NAME"), without_effect(_PLAIN), "the name in the certificate"] = ""
+        Certificates | None,
+        custom(_read_certificates, "[CERT KEY] [CA]", "at most three files", least=0, most=3),
+        "files in PEM for upstreams over TLS: a certificate to show and its key, and whom to trust",
+    ] = None
+    tls_servername: Annotated[
+        str, word("NAME"), "the name in the certificate of upstreams over TLS; their address unless given"
+    ] = ""
+    source_address: Annotated[
+        str, custom(_read_source, "IP", "an IP address"), "the address of this machine to ask from"
+    ] = ""
+
+    def faults(self) -> Iterable[Fault]:
+        if self.max_age and self.max_age < self.expire:
+            shortest = spell_duration(self.expire)
+            yield Fault(
+                "max_age", f"`max_age` must not be less than `expire`, which is {shortest}", besides=("expire",)
+            )
+        named = next((each for each in self.to if each.server_name), None)
+        if self.tls_servername and named is not None:
+            yield Fault("tls_servername", f"the upstream {named} has a name of its own, `{named.server_name}`")
+        if self.source_address:
+            other = next((each for each in self.to if (":" in each.host) != (":" in self.source_address)), None)
+            if other is not None:
+                sentence = (
+                    f"the upstream {other} can't be asked from `{self.source_address}`, which is of another family"
+                )
+                yield Fault("source_address", sentence, self.source_address)
 
 
 class Forward(Plugin):
@@ -235,6 +330,16 @@ class Forward(Plugin):
         """Look after the upstreams that failed."""
         await asyncio.gather(*(line.pool.check() for line in self._lines))
 
+    def notices(self) -> Iterable[str]:
+        """Options for TLS where nothing is asked over TLS: CoreDNS is silent about them."""
+        for line in self._lines:
+            yield from line.notices()
+
+    def close(self) -> None:
+        """End the connections that are kept."""
+        for line in self._lines:
+            line.pool.close()
+
 
 class _Line:
     """One `forward` line: the names that it takes, and the upstreams that answer them."""
@@ -248,18 +353,32 @@ class _Line:
         self._running = 0
         rules = Rules(
             policy=options.policy,
+            transport="tcp" if options.force_tcp else "udp" if options.prefer_udp else "",
             seconds=options.read_timeout,
             attempts=options.max_connect_attempts,
             max_fails=options.max_fails,
             fail_fast=options.failfast_all_unhealthy_upstreams,
             failures=frozenset(options.failover),
             check=options.health_check,
+            source=options.source_address,
+            keeping=Keeping(idle_seconds=options.expire, age_seconds=options.max_age, most_idle=options.max_idle_conns),
         )
-        self.pool = Pool(options.to, rules, metrics)
+        name = options.tls_servername
+        upstreams = [
+            msgspec.structs.replace(each, server_name=name) if each.tls and name else each for each in options.to
+        ]
+        context = (options.tls or Certificates()).context() if any(each.tls for each in upstreams) else None
+        self.pool = Pool(upstreams, rules, metrics, context)
+
+    def notices(self) -> Iterable[str]:
+        """What its options say without effect."""
+        options = self._options
+        if (options.tls is not None or options.tls_servername) and not any(each.tls for each in options.to):
+            yield "`tls` and `tls_servername` have no effect on upstreams without `tls://` before them"
 
     def takes(self, labels: list[bytes]) -> bool:
-        """Whether a name is in FROM and in none of the exceptions."""
-        return _is_below(labels, self._from) and not _is_below(labels, self._except)
+        """Whether a name is in FROM and in none of the exceptions; FROM itself is never an exception, as in CoreDNS."""
+        return _is_below(labels, self._from) and (labels in self._from or not _is_below(labels, self._except))
 
     def hands_on(self, answer: Answer) -> bool:
         """Whether the next line that takes the name, if there is one, is asked after this reply of an upstream."""
@@ -274,17 +393,13 @@ class _Line:
             return failure(f"concurrent queries exceeded maximum {limit}", "forward", rcode=Rcode.REFUSED)
         self._running += 1
         try:
-            message = await request.wait(self.pool.ask(request.query, self._transport(request.transport)))
+            message = await request.wait(self.pool.ask(request.query, request.transport))
         except UpstreamError as error:
-            return failure(str(error), "forward", _NOBODY_REPLIES if error.silent else _NETWORK_FAILS)
+            told = _SHORT if error.own else _NOBODY_REPLIES if error.silent else _NETWORK_FAILS
+            return failure(str(error), "forward", told)
         finally:
             self._running -= 1
         return _answer(request.query, message)
-
-    def _transport(self, transport: str) -> str:
-        if self._options.force_tcp:
-            return "tcp"
-        return "udp" if self._options.prefer_udp else transport
 
 
 def _is_below(labels: list[bytes], zones_: list[list[bytes]]) -> bool:
@@ -293,18 +408,24 @@ def _is_below(labels: list[bytes], zones_: list[list[bytes]]) -> bool:
 
 def _answer(query: Query, message: Message) -> Answer:
     """The upstream's reply as ours: its bits, the client's spelling."""
-    for section in (message.answer, message.authority, message.additional):
-        for record in section:
-            if record.owner.lower() == query.qname:
-                record.owner = query.qname
     # RFC 6891 §6.1.3: the upper bits of a code stand in OPT, and without one BADVERS would read as NOERROR.
     rcode = message.rcode if message.rcode < 16 or query.edns else Rcode.SERVFAIL
     return Answer(
         rcode,
-        message.answer,
-        message.authority,
-        message.additional,
+        _spelled(message.answer, query.qname),
+        _spelled(message.authority, query.qname),
+        _spelled(message.additional, query.qname),
         message.flags & (AA | RA | AD | TC),
         plugin="forward",
         error=message.errors[0] if message.errors else None,
     )
+
+
+def _spelled(records: list[Record], qname: bytes) -> list[Record]:
+    """The records, in a list of their own, with the question's name spelled so that a reply can point at it."""
+    return [
+        record
+        if record.owner == qname or record.owner.lower() != qname
+        else Record(qname, record.rtype, record.ttl, record.data)
+        for record in records
+    ]

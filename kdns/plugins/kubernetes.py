@@ -225,6 +225,11 @@ class Kubernetes(Plugin):
         )
         return Live(options, self.cluster, self.apply, self._process.metrics, self._process.clock)
 
+    def lives_on(self, options: KubernetesOptions, block: Block) -> bool:
+        """A reload that changes nothing here need not read the whole cluster again."""
+        texts = options.zones or [names.to_text(zone) for zone in block.zones]
+        return options == self._options and {_zone(text).name for text in texts} == set(self.zones)
+
     @property
     def zones(self) -> list[bytes]:
         """The zones it answers for, in wire form."""

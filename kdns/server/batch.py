@@ -45,8 +45,7 @@ class BatchedUdpServer(UdpServer):
         super().__init__(responder, sock, limits)
         self._ring = Ring(sock, self._anywhere)
         self._answers: AnswerCache = responder.answers("udp", ":" in self._local[0])
-        # With one zone all that a batch took goes to its times; with several each reply says which.
-        self._many_zones = responder.many_zones
+        self._responder = responder
 
     def _readable(self) -> None:
         try:
@@ -76,6 +75,8 @@ class BatchedUdpServer(UdpServer):
         used: list[Kept] = []
         hits = 0
         kept = None
+        # With one zone all that a batch took goes to its times; with several each reply says which.
+        many_zones = self._responder.many_zones
         for number, start, behind_id, length, vector in _NUMBERS if count == PLACES else _NUMBERS[:count]:
             key = data[behind_id : start + lengths[length]].tobytes()
             found = positive(key) or negative(key)
@@ -88,7 +89,7 @@ class BatchedUdpServer(UdpServer):
                     found.uses += 1
                     kept = found
                     hits += 1
-                    if self._many_zones:
+                    if many_zones:
                         used.append(found)
                     continue
             if not self._answer_place(number):
@@ -97,7 +98,7 @@ class BatchedUdpServer(UdpServer):
         if kept is not None:
             seconds = perf_counter() - began
             bucket = time_bucket(seconds)
-            if self._many_zones:
+            if many_zones:
                 for each in used:
                     each.times[SECONDS] += seconds
                     each.times[bucket] += 1

@@ -7,24 +7,40 @@ from __future__ import annotations
 
 import asyncio
 import random
+import ssl
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import Any
 
 import msgspec
 
 from kdns.logs import plugin_logger
-from kdns.metrics import FORWARD_HEALTH_BROKEN, FORWARD_HEALTH_FAILURES, PROXY_HEALTH_FAILURES, Metrics
-from kdns.upstream.exchange import Upstream, UpstreamError, exchange
+from kdns.metrics import (
+    FORWARD_HEALTH_BROKEN,
+    FORWARD_HEALTH_FAILURES,
+    PROXY_CONNECTION_HITS,
+    PROXY_CONNECTION_MISSES,
+    PROXY_HEALTH_FAILURES,
+    Metrics,
+)
+from kdns.upstream.exchange import Client
+from kdns.upstream.question import Question
+from kdns.upstream.sockets import Upstream, UpstreamError
+from kdns.upstream.streams import Keeping
 from kdns.wire import names
 from kdns.wire.message import Message
-from kdns.wire.query import RD, Query
+from kdns.wire.query import AD, CD, RD, Query
 from kdns.wire.records import Type
 
 log = plugin_logger("forward")
 
 # What one client's query may cost the upstreams, whatever the options say (NXNSAttack and its kin live from retries).
 MOST_ATTEMPTS = 10
-OVERALL_SECONDS = 5.0
+# Resolvers of glibc and musl give up after 5 seconds: what is said then is heard by nobody.
+OVERALL_SECONDS = 4.0
+# An upstream that is silent for so long is given time, but another is asked meanwhile.
+PATIENCE_SECONDS = 0.3
 CHECK_SECONDS = 1.0
 
 
@@ -37,56 +53,59 @@ class HealthCheck(msgspec.Struct, frozen=True):
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """How a pool chooses. `attempts` 0 stands for two per upstream; `max_fails` 0 for never avoiding one.
+    """How a pool chooses and asks. `attempts` 0 stands for two per upstream; `max_fails` 0 for never avoiding one.
 
-    `failures` are response codes with which the next upstream is asked.
+    `transport` is how all is asked, empty for as the client did. `failures` are response codes with which the next
+    upstream is asked. `source` is the address to ask from, empty for any.
     """
 
     policy: str = "random"
+    transport: str = ""
     seconds: float = 2.0
     attempts: int = 0
     max_fails: int = 2
     fail_fast: bool = False
     failures: frozenset[int] = frozenset()
     check: HealthCheck = HealthCheck()
+    source: str = ""
+    keeping: Keeping = Keeping()
 
 
 class Pool:
     """The upstreams of one `forward` line."""
 
-    def __init__(self, upstreams: Sequence[Upstream], rules: Rules, metrics: Metrics) -> None:
-        self._members = [_Member(upstream) for upstream in upstreams]
+    def __init__(
+        self, upstreams: Sequence[Upstream], rules: Rules, metrics: Metrics, context: ssl.SSLContext | None = None
+    ) -> None:
+        self._members = [_Member(upstream, rules, metrics, context) for upstream in upstreams]
         self._rules = rules
         self._metrics = metrics
         self._attempts = min(MOST_ATTEMPTS, rules.attempts or 2 * len(self._members))
         self._turn = -1
         self._ailing = asyncio.Event()
+        self._errands: dict[tuple[bytes, int, int, int, bool, str], _Errand] = {}
+        # Attempts whose question was answered by another upstream: what becomes of them tells whether theirs lives.
+        self._late: set[asyncio.Task[Message]] = set()
 
     async def ask(self, query: Query, transport: str) -> Message:
-        """The first usable reply. UpstreamError tells the last failure when there is none in time."""
-        order = self._order()
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + OVERALL_SECONDS
-        problem = UpstreamError("no upstream was asked", silent=True)
-        unwanted: Message | None = None
-        for attempt in range(self._attempts):
-            left = deadline - loop.time()
-            # A second round is for those that gave no reply at all.
-            if left <= 0 or (unwanted is not None and attempt >= len(order)):
-                break
-            try:
-                message = await self._ask_one(
-                    order[attempt % len(order)], query, min(left, self._rules.seconds), transport
-                )
-            except UpstreamError as error:
-                problem = error
-                continue
-            if message.rcode not in self._rules.failures:
-                return message
-            unwanted = message
-        if unwanted is None:
-            raise problem
-        return unwanted
+        """The first usable reply. UpstreamError tells the last failure when there is none in time.
+
+        Who asks what is being asked already shares the reply: the message is one for all, and not to be changed.
+        """
+        transport = self._rules.transport or transport
+        key = (query.qname, query.rtype, query.rclass, query.flags & (RD | AD | CD), query.do, transport)
+        errand = self._errands.get(key)
+        if errand is None:
+            question = Question(query.qname, query.rtype, query.flags, query.do, query.rclass)
+            errand = self._errands[key] = _Errand(self._run(question, transport))
+            errand.task.add_done_callback(lambda _: self._end(key, errand))
+        errand.waiting += 1
+        try:
+            return await asyncio.shield(errand.task)
+        finally:
+            errand.waiting -= 1
+            if not errand.waiting:
+                self._end(key, errand)
 
     async def check(self) -> None:
         """Ask the upstreams that failed, at intervals, whether they live again; never returns."""
@@ -99,24 +118,90 @@ class Pool:
                 self._ailing.clear()
             await asyncio.gather(*(self._check_one(member) for member in ailing))
 
-    async def _ask_one(self, member: _Member, query: Query, seconds: float, transport: str) -> Message:
+    def close(self) -> None:
+        """End whatever still runs, and the connections."""
+        for task in [*self._late, *(errand.task for errand in self._errands.values())]:
+            task.cancel()
+        for member in self._members:
+            member.client.close()
+
+    def _end(self, key: tuple[bytes, int, int, int, bool, str], errand: _Errand) -> None:
+        """Nobody waits for it any more, or it is done."""
+        if self._errands.get(key) is errand:
+            del self._errands[key]
+        if not errand.task.done():
+            errand.task.cancel()
+        elif not errand.task.cancelled():
+            # Seen, also where nobody is left to see it.
+            errand.task.exception()
+
+    async def _run(self, question: Question, transport: str) -> Message:
+        """Ask one upstream after the other, without waiting for each to the end where they are equals."""
+        order = self._order()
+        attempts = (order * (self._attempts // len(order) + 1))[: self._attempts]
+        first, again = deque(attempts[: len(order)]), deque(attempts[len(order) :])
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + OVERALL_SECONDS
+        running: dict[asyncio.Task[Message], _Member] = {}
+        problem = UpstreamError("no upstream was asked", silent=True)
+        unwanted: Message | None = None
+        try:
+            while first or again or running:
+                waiting = first or again
+                left = deadline - loop.time()
+                if waiting and left > 0 and waiting[0] not in running.values():
+                    member = waiting.popleft()
+                    task = loop.create_task(self._ask_one(member, question, min(left, self._rules.seconds), transport))
+                    running[task] = member
+                elif not running:
+                    break
+                # In sequence the order is a wish: the next one may know other names than the one before.
+                hurry = first and self._rules.policy != "sequential"
+                done, _ = await asyncio.wait(
+                    running, timeout=PATIENCE_SECONDS if hurry else None, return_when=asyncio.FIRST_COMPLETED
+                )
+                if not done:
+                    self._suspect(running.values())
+                for task in done:
+                    del running[task]
+                    try:
+                        message = task.result()
+                    except UpstreamError as error:
+                        problem = error
+                        if error.own:
+                            again.clear()
+                        continue
+                    if message.rcode not in self._rules.failures:
+                        return message
+                    unwanted = message
+                    # A second round is for those that gave no reply at all.
+                    again.clear()
+        except asyncio.CancelledError:
+            for task in running:
+                task.cancel()
+            raise
+        finally:
+            for task in running:
+                self._late.add(task)
+                task.add_done_callback(self._came_late)
+        if unwanted is None:
+            raise problem
+        return unwanted
+
+    def _came_late(self, task: asyncio.Task[Message]) -> None:
+        self._late.discard(task)
+        if not task.cancelled():
+            task.exception()
+
+    async def _ask_one(self, member: _Member, question: Question, seconds: float, transport: str) -> Message:
         started = time.perf_counter()
         try:
-            message = await exchange(
-                query.qname,
-                query.rtype,
-                member.upstream,
-                seconds,
-                transport=transport,
-                flags=query.flags,
-                do=query.do,
-                rclass=query.rclass,
-            )
+            message = await member.client.ask(question, seconds, transport)
         except UpstreamError as error:
             self._failed(member, error)
             raise
         self._answered(member)
-        self._metrics.forwarded(str(member.upstream), message.rcode, time.perf_counter() - started)
+        self._metrics.forwarded(member.label, message.rcode, time.perf_counter() - started)
         return message
 
     def _order(self) -> list[_Member]:
@@ -135,38 +220,73 @@ class Pool:
             self._turn += 1
             first = self._turn % len(order)
             order = order[first:] + order[:first]
+        if len(order) > 1:
+            order.sort(key=lambda member: member.is_suspect)
         return order
 
     async def _check_one(self, member: _Member) -> None:
         check = self._rules.check
-        flags = RD if check.recursion else 0
+        question = Question(names.from_text(check.domain), Type.NS, RD if check.recursion else 0)
+        transport = "tcp" if self._rules.transport == "tcp" else "udp"
         try:
             # Any reply will do: it lives.
-            await exchange(names.from_text(check.domain), Type.NS, member.upstream, CHECK_SECONDS, flags=flags)
+            await member.client.ask(question, CHECK_SECONDS, transport)
         except UpstreamError as error:
             self._failed(member, error)
-            self._metrics.increase(PROXY_HEALTH_FAILURES, "forward", str(member.upstream))
-            self._metrics.increase(FORWARD_HEALTH_FAILURES, str(member.upstream))
+            if not error.own:
+                self._metrics.increase(PROXY_HEALTH_FAILURES, "forward", member.label)
+                self._metrics.increase(FORWARD_HEALTH_FAILURES, member.label)
         else:
             self._answered(member)
 
+    def _suspect(self, members: Iterable[_Member]) -> None:
+        """Note who is silent: until they answer something, others are asked first."""
+        if not self._rules.max_fails:
+            return
+        now = time.perf_counter()
+        for member in members:
+            if now - member.heard_at > PATIENCE_SECONDS:
+                member.is_suspect = True
+
     def _failed(self, member: _Member, error: UpstreamError) -> None:
+        if error.own:
+            return
         member.fails += 1
         self._ailing.set()
         if self._rules.max_fails and member.fails == self._rules.max_fails + 1:
-            log.warning("upstream %s is avoided after %d failures: %s", member.upstream, member.fails, error)
+            log.warning("upstream %s is avoided after %d failures: %s", member.label, member.fails, error)
 
     def _answered(self, member: _Member) -> None:
         if self._rules.max_fails and member.fails > self._rules.max_fails:
-            log.info("upstream %s answers again", member.upstream)
+            log.info("upstream %s answers again", member.label)
         member.fails = 0
+        member.is_suspect = False
+        member.heard_at = time.perf_counter()
 
 
 class _Member:
-    """An upstream and how often it failed since it last answered."""
+    """An upstream, how often it failed since it last answered, and when that was (seconds of perf_counter)."""
 
-    __slots__ = ("fails", "upstream")
+    __slots__ = ("client", "fails", "heard_at", "is_suspect", "label")
 
-    def __init__(self, upstream: Upstream) -> None:
-        self.upstream = upstream
+    def __init__(self, upstream: Upstream, rules: Rules, metrics: Metrics, context: ssl.SSLContext | None) -> None:
+        self.label = str(upstream)
+        proto = "tcp-tls" if upstream.tls else "tcp"
+
+        def count(kept: bool) -> None:
+            metrics.increase(PROXY_CONNECTION_HITS if kept else PROXY_CONNECTION_MISSES, "forward", self.label, proto)
+
+        self.client = Client(upstream, rules.source, rules.keeping, context, count)
         self.fails = 0
+        self.is_suspect = False
+        self.heard_at = 0.0
+
+
+class _Errand:
+    """A question on its way, and how many wait for its reply."""
+
+    __slots__ = ("task", "waiting")
+
+    def __init__(self, run: Coroutine[Any, Any, Message]) -> None:
+        self.task = asyncio.get_running_loop().create_task(run)
+        self.waiting = 0

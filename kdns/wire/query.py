@@ -7,6 +7,7 @@ count of the header. Law: RFC 1035 §4.1, RFC 6891 (EDNS), RFC 9619 (one questio
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 from kdns.wire.names import LONGEST_LABEL, LONGEST_NAME, ROOT, read_name
 from kdns.wire.records import Rcode, Type
@@ -158,6 +159,14 @@ def _read_additional(packet: bytes, position: int, count: int, query: Query) -> 
         position = after
     query.trailing = size - position
     return query
+
+
+def option_codes(options: bytes) -> Iterator[int]:
+    """The codes of a query's EDNS options, which `parse` has found to be whole."""
+    position = 0
+    while position < len(options):
+        yield int.from_bytes(options[position : position + 2], "big")
+        position += 4 + int.from_bytes(options[position + 2 : position + 4], "big")
 
 
 def _options_are_whole(options: bytes) -> bool:

@@ -85,7 +85,7 @@ class Rcode(IntEnum):
 
 
 class Record(msgspec.Struct, gc=False):
-    """A resource record of class IN. `ttl` is in seconds, `data` is RDATA with its names uncompressed."""
+    """A resource record, of the question's class. `ttl` is in seconds, `data` is RDATA with its names uncompressed."""
 
     owner: bytes
     rtype: int

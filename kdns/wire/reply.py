@@ -54,7 +54,8 @@ def encode(
 
     `flags` are those of AA, RA, AD and TC that hold. As many whole records as fit are sent: where an answer or
     authority record is lost TC is set; additional records go first, by whole RRsets, and their loss alone sets nothing.
-    `error` is an extended error's code and text, sent where there is room; `options` are EDNS options as bytes.
+    Records have the question's class. `error` is an extended error's code and text, sent where there is room;
+    `options` are EDNS options as bytes.
     """
     question = query.question_bytes
     position = 12 + len(question)
@@ -63,6 +64,7 @@ def encode(
     parts: list[bytes] = [b"", question]
     table: dict[bytes, int] = {}
     asked = query.qname
+    rclass = query.rclass
     counts = [0, 0, 0]
     flags |= QR | (query.flags & RD)
     for section, records in enumerate((answer, authority, additional)):
@@ -83,7 +85,7 @@ def encode(
             after = start + len(data)
             if after > limit:
                 break
-            parts.append(name + _FIELDS.pack(rtype, 1, record.ttl, len(data)) + data)
+            parts.append(name + _FIELDS.pack(rtype, rclass, record.ttl, len(data)) + data)
             position = after
             count += 1
         else:

@@ -2,11 +2,13 @@
 
 import asyncio
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import cast
 
-from kdns.upstream.exchange import Upstream
+from kdns.upstream.sockets import Upstream
 
 # A step makes of a query the datagrams to send, in order; a number among them is a pause in seconds.
 Step = Callable[[bytes], Sequence[bytes | float]]
@@ -20,11 +22,18 @@ class Fake:
         self.udp: list[bytes] = []
         self.tcp: list[bytes] = []
         self.ports: list[int] = []
+        self.hosts: list[str] = []
+        self.connections = 0
 
 
 @asynccontextmanager
-async def upstream(*script: Step, tcp: Step | None = None, host: str = "127.0.0.1") -> AsyncIterator[Fake]:
-    """An upstream on loopback; the last step of the script serves all further queries, none is silence."""
+async def upstream(
+    *script: Step, tcp: Step | None = None, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Fake]:
+    """An upstream on loopback; the last step of the script serves all further queries, none is silence.
+
+    Over TCP (or TLS, with a context) an empty message among the steps closes the connection.
+    """
     loop = asyncio.get_running_loop()
     sock, listening = _sockets(host)
     port = sock.getsockname()[1]
@@ -38,6 +47,7 @@ async def upstream(*script: Step, tcp: Step | None = None, host: str = "127.0.0.
         def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
             fake.udp.append(data)
             fake.ports.append(addr[1])
+            fake.hosts.append(addr[0])
             if script:
                 task = loop.create_task(self.play(script[min(len(fake.udp), len(script)) - 1](data), addr))
                 tasks.add(task)
@@ -50,7 +60,14 @@ async def upstream(*script: Step, tcp: Step | None = None, host: str = "127.0.0.
                 else:
                     await asyncio.sleep(step)
 
+    serving: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        fake.connections += 1
+        fake.hosts.append(writer.get_extra_info("peername")[0])
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        serving[task] = writer
+        task.add_done_callback(lambda _: serving.pop(task))
         try:
             while True:
                 size = int.from_bytes(await reader.readexactly(2), "big")
@@ -73,7 +90,7 @@ async def upstream(*script: Step, tcp: Step | None = None, host: str = "127.0.0.
     if tcp is None:
         listening.close()
     else:
-        server = await asyncio.start_server(serve, sock=listening)
+        server = await asyncio.start_server(serve, sock=listening, ssl=tls)
     try:
         yield fake
     finally:
@@ -82,6 +99,10 @@ async def upstream(*script: Step, tcp: Step | None = None, host: str = "127.0.0.
         transport.close()
         if server is not None:
             server.close()
+        for writer in serving.values():
+            writer.transport.abort()
+        if serving:
+            await asyncio.wait(list(serving))
 
 
 def _sockets(host: str) -> tuple[socket.socket, socket.socket]:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Coroutine
 import pytest
 import uvloop
 
-from kdns.upstream.exchange import Upstream, UpstreamError, exchange, is_address
+from kdns.upstream.exchange import exchange
+from kdns.upstream.sockets import Upstream, UpstreamError, is_address
 from kdns.wire import names
 from kdns.wire.message import Message, decode
 from kdns.wire.query import CD, RD, Query, parse

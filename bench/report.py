@@ -1,0 +1,177 @@
+"""Figures as tables and as a picture: medians with their spread, and ratios within one run."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from bench.works import Work
+
+DOCS = Path(__file__).parent.parent / "docs"
+BEGINS, ENDS = "<!-- figures: begin -->\n", "<!-- figures: end -->\n"
+# Whom the others are measured by, in this order, and whom a ratio is told of.
+YARDSTICKS = ("floor", "Knot", "CoreDNS", "base")
+COLOURS = {"floor": "#9aa0a6", "Knot": "#7aa874", "kdns": "#2b6cb0", "base": "#90cdf4", "CoreDNS": "#d98c5f"}
+
+
+class Sample(NamedTuple):
+    """One run of dnsperf against one server. `latencies` are in seconds, sorted, where there are any."""
+
+    cpu_microseconds: float
+    rate: float
+    lost: float
+    nxdomain: float
+    latencies: list[float]
+
+
+# By work and server, a sample for each round.
+Figures = dict[str, dict[str, list[Sample]]]
+
+
+def ratio(of_servers: dict[str, list[Sample]], server: str, yardstick: str) -> float | None:
+    """The median of the ratios of each round: what was measured in the same moments."""
+    if server not in of_servers or yardstick not in of_servers or server == yardstick:
+        return None
+    pairs = zip(of_servers[server], of_servers[yardstick], strict=True)
+    return statistics.median(one.cpu_microseconds / other.cpu_microseconds for one, other in pairs)
+
+
+def line(work: Work, of_servers: dict[str, list[Sample]]) -> str:
+    """One work in a line, for who waits."""
+    medians = ", ".join(f"{name} {_median(samples):.1f}" for name, samples in of_servers.items())
+    return f"{work.text}: {medians} µs of CPU a query"
+
+
+def table(chosen: Sequence[Work], figures: Figures) -> str:
+    """All of it in Markdown: CPU, rates and latencies, then the ratios of kdns."""
+    names = _servers(figures)
+    return "\n".join(
+        (
+            "CPU of the server for a query in µs: median (least–most), and thousands of queries a second",
+            "",
+            *_rows(["work", *names], _cpu_rows(chosen, figures, names)),
+            "",
+            "How many times the CPU of another server kdns takes",
+            "",
+            *_rows(["work", *(f"of {name}" for name in YARDSTICKS if name in names)], _ratio_rows(chosen, figures)),
+            "",
+            "Time until the reply in ms at a steady rate: half, 99 % and 99.9 % of the queries",
+            "",
+            *_rows(["work", *names], _latency_rows(chosen, figures, names)),
+        )
+    )
+
+
+def write(chosen: Sequence[Work], figures: Figures, rounds: int) -> None:
+    """Put the table into docs/benchmarks.md, between its marks, and the picture beside it."""
+    page = DOCS / "benchmarks.md"
+    before, _, rest = page.read_text().partition(BEGINS)
+    after = rest.partition(ENDS)[2]
+    where = f"{rounds} rounds, {os.cpu_count()} CPUs, Linux {platform.release()}, Python {platform.python_version()}."
+    page.write_text(f"{before}{BEGINS}{where}\n\n{table(chosen, figures)}\n{ENDS}{after}")
+    (DOCS / "benchmarks.svg").write_text(picture(chosen, figures))
+
+
+def picture(chosen: Sequence[Work], figures: Figures) -> str:
+    """Bars of the CPU for a query: a group for each work, a bar for each server, a mark from least to most."""
+    names = _servers(figures)
+    bar, gap, left, width = 14, 16, 210, 520
+    longest = max(_most(samples) for of_servers in figures.values() for samples in of_servers.values())
+    parts: list[str] = []
+    x = float(left)
+    for name in names:
+        parts.append(f'<rect x="{x:.0f}" y="12" width="12" height="12" fill="{COLOURS[name]}"/>')
+        parts.append(f'<text x="{x + 17:.0f}" y="22">{name}</text>')
+        x += 90
+    y = 44
+    for work in chosen:
+        of_servers = figures.get(work.name, {})
+        parts.append(f'<text x="{left - 10}" y="{y + len(of_servers) * bar / 2 + 4:.0f}" text-anchor="end">')
+        parts.append(f"{work.text}</text>")
+        for name, samples in of_servers.items():
+            long, least, most = (
+                value / longest * width for value in (_median(samples), _least(samples), _most(samples))
+            )
+            middle = y + bar / 2 - 1
+            parts.append(
+                f'<rect x="{left}" y="{y}" width="{long:.1f}" height="{bar - 2}" fill="{COLOURS[name]}"/>'
+                f'<path d="M{left + least:.1f} {middle}H{left + most:.1f}" stroke="#333"/>'
+                f'<text x="{left + most + 6:.1f}" y="{y + 10}" font-size="10">{_median(samples):.1f}</text>'
+            )
+            y += bar
+        y += gap
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 60} {y}" '
+        'font-family="sans-serif" font-size="12">\n'
+        "<title>CPU of the server for a query, in microseconds</title>\n"
+        f'<rect width="{left + width + 60}" height="{y}" fill="#fff"/>\n'
+    )
+    return head + "\n".join(parts) + "\n</svg>\n"
+
+
+def _servers(figures: Figures) -> list[str]:
+    """Those that took part, in the order of their start."""
+    return list(dict.fromkeys(name for of_servers in figures.values() for name in of_servers))
+
+
+def _cpu_rows(chosen: Sequence[Work], figures: Figures, names: Sequence[str]) -> Iterator[list[str]]:
+    for work in chosen:
+        cells = [work.text]
+        for name in names:
+            samples = figures[work.name].get(name)
+            cells.append("" if samples is None else _cpu_cell(work, samples))
+        yield cells
+
+
+def _cpu_cell(work: Work, samples: list[Sample]) -> str:
+    text = f"{_median(samples):.1f} ({_least(samples):.1f}–{_most(samples):.1f})"
+    if not work.rate:
+        text += f", {statistics.median(sample.rate for sample in samples) / 1000:.0f}k/s"
+    lost = sum(sample.lost for sample in samples)
+    return f"{text}, {lost:.0f} lost" if lost else text
+
+
+def _ratio_rows(chosen: Sequence[Work], figures: Figures) -> Iterator[list[str]]:
+    present = [name for name in YARDSTICKS if name in _servers(figures)]
+    for work in chosen:
+        ratios = [ratio(figures[work.name], "kdns", name) for name in present]
+        yield [work.text, *("" if found is None else f"{found:.2f}" for found in ratios)]
+
+
+def _latency_rows(chosen: Sequence[Work], figures: Figures, names: Sequence[str]) -> Iterator[list[str]]:
+    for work in chosen:
+        if not work.rate:
+            continue
+        cells = [work.text]
+        for name in names:
+            samples = figures[work.name].get(name, [])
+            all = sorted(each for sample in samples for each in sample.latencies)
+            cells.append(" / ".join(f"{_percentile(all, share) * 1000:.2f}" for share in (0.5, 0.99, 0.999)))
+        yield cells
+
+
+def _rows(heads: Sequence[str], rows: Iterator[list[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(heads)} |"
+    yield f"|{' --- |' * len(heads)}"
+    for cells in rows:
+        yield f"| {' | '.join(cells)} |"
+
+
+def _percentile(sorted_values: Sequence[float], share: float) -> float:
+    return sorted_values[min(len(sorted_values) - 1, int(len(sorted_values) * share))] if sorted_values else 0.0
+
+
+def _median(samples: Sequence[Sample]) -> float:
+    return statistics.median(sample.cpu_microseconds for sample in samples)
+
+
+def _least(samples: Sequence[Sample]) -> float:
+    return min(sample.cpu_microseconds for sample in samples)
+
+
+def _most(samples: Sequence[Sample]) -> float:
+    return max(sample.cpu_microseconds for sample in samples)

@@ -1,0 +1,73 @@
+"""A reload: the Corefile is read again, made ready beside the one that is served, and takes its place.
+
+Who asks for it (the `reload` directive, SIGUSR1) is elsewhere; how a configuration gives way to another is `app.py`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from kdns import metrics
+from kdns.app import App, build
+from kdns.corefile import Corefile, fingerprint
+from kdns.errors import KdnsError
+from kdns.logs import plugin_logger
+
+log = logging.getLogger("kdns")
+_plugin_log = plugin_logger("reload")
+
+
+class Reloading:
+    """Serves the Corefile as it is now, when somebody asks; one that can't be served changes nothing."""
+
+    def __init__(self, app: App, again: Callable[[], Corefile] | None) -> None:
+        self._app = app
+        self._again = again
+        self._running: asyncio.Task[None] | None = None
+        self._refused = ""
+
+    def signalled(self) -> None:
+        """SIGUSR1: whether it has changed or not."""
+        log.info("SIGUSR1: Reloading")
+        self._begin(unchanged_too=True)
+
+    async def look(self) -> None:
+        """Read it again, and serve it if it has changed."""
+        # The plugin that asks may end with the configuration that gives way.
+        await asyncio.shield(self._begin(unchanged_too=False))
+
+    def _begin(self, unchanged_too: bool) -> asyncio.Task[None]:
+        if self._running is None or self._running.done():
+            self._running = asyncio.create_task(self._reload(unchanged_too))
+        return self._running
+
+    async def _reload(self, unchanged_too: bool) -> None:
+        if self._again is None:
+            return
+        before = self._app.configuration
+        try:
+            parsed = self._again()
+            if not unchanged_too and fingerprint(parsed) == before.fingerprint:
+                self._refused = ""
+                return
+            log.info("Reloading")
+            configuration = build(parsed, before.process, before.plugins)
+            await self._app.replace(configuration)
+        except KdnsError as error:
+            self._refuse(error)
+            return
+        self._refused = ""
+        _plugin_log.info("Running configuration SHA512 = %s", configuration.fingerprint)
+        log.info("Reloading complete")
+
+    def _refuse(self, error: KdnsError) -> None:
+        # Every half minute the same mistake would be the same news.
+        if str(error) == self._refused:
+            return
+        self._refused = str(error)
+        self._app.configuration.process.metrics.increase(metrics.RELOAD_FAILED)
+        for line in str(error).splitlines():
+            _plugin_log.error("%s", line)
+        _plugin_log.error("Corefile changed but reload failed; the last configuration is still served")

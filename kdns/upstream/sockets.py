@@ -1,0 +1,136 @@
+"""An upstream's address, the sockets towards it, and what can go wrong with them.
+
+The words of errors are Go's, since log tools search for them; whose fault an error is, stands beside them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import os
+import resource
+import socket
+import ssl
+import weakref
+
+import msgspec
+
+from kdns.errors import PeerError
+
+# A quarter of the descriptors is for questions over UDP: the rest is for clients, the API and the probes. More than
+# this many at once would only be a flood of questions to upstreams that are silent.
+MOST_UDP_SOCKETS = 4096
+# So many connections are open to one upstream; what is asked beyond that shares them.
+MOST_CONNECTIONS = 100
+
+# What a system call says when this machine is short of something, which no upstream can help. EADDRNOTAVAIL isn't
+# there: it is also what an IPv6 address gives on a machine without IPv6, and such an upstream is best avoided.
+_OWN_ERRORS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN, errno.EADDRINUSE))
+
+_allowances: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = weakref.WeakKeyDictionary()
+
+
+class Upstream(msgspec.Struct, frozen=True):
+    """A server to ask, by its numeric address; over TLS with the name that its certificate must have.
+
+    Without such a name the certificate must be for the address.
+    """
+
+    host: str
+    port: int = 53
+    tls: bool = False
+    server_name: str = ""
+
+    def __str__(self) -> str:
+        return show((self.host, self.port))
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        """IPv4's or IPv6's."""
+        return socket.AF_INET6 if ":" in self.host else socket.AF_INET
+
+
+class UpstreamError(PeerError):
+    """An upstream gave no usable reply.
+
+    `silent` is whether nothing came at all, as against an error of the network; `own` is whether it is this machine
+    that is short of something, so that the upstream isn't to blame.
+    """
+
+    def __init__(self, text: str, silent: bool = False, own: bool = False) -> None:
+        super().__init__(text)
+        self.silent = silent
+        self.own = own
+
+
+def network_error(step: str, error: OSError) -> UpstreamError:
+    """An error of a system call as ours; `step` is what was being done, such as `read udp A->B: read`."""
+    return UpstreamError(f"{step}: {reason(error)}", own=error.errno in _OWN_ERRORS)
+
+
+def open_socket(kind: socket.SocketKind, upstream: Upstream, source: str = "") -> socket.socket:
+    """A socket that doesn't block, bound to an address of this machine where one is given. Raises UpstreamError."""
+    dial = f"dial {'udp' if kind == socket.SOCK_DGRAM else 'tcp'} {upstream}"
+    try:
+        sock = socket.socket(upstream.family, kind)
+    except OSError as error:
+        raise network_error(f"{dial}: socket", error) from error
+    try:
+        sock.setblocking(False)
+        if source:
+            sock.bind((source, 0))
+    except OSError as error:
+        sock.close()
+        raise network_error(f"{dial}: bind", error) from error
+    return sock
+
+
+def udp_allowance() -> asyncio.Semaphore:
+    """How many UDP sockets may still be opened in this process; who comes when there are none waits in line."""
+    loop = asyncio.get_running_loop()
+    allowance = _allowances.get(loop)
+    if allowance is None:
+        allowance = _allowances[loop] = asyncio.Semaphore(max(16, min(MOST_UDP_SOCKETS, descriptors() // 4)))
+    return allowance
+
+
+def most_connections() -> int:
+    """How many connections one upstream may have."""
+    return max(2, min(MOST_CONNECTIONS, descriptors() // 64))
+
+
+def descriptors() -> int:
+    """How many descriptors this process may have."""
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return soft if soft != resource.RLIM_INFINITY else 1 << 20
+
+
+def path_of(sock: socket.socket, upstream: Upstream) -> str:
+    """`10.244.0.5:41012->10.0.0.10:53`."""
+    name = sock.getsockname()
+    return f"{show((name[0], name[1]))}->{upstream}"
+
+
+def show(address: tuple[str, int]) -> str:
+    """An address and port as text: `10.0.0.10:53`, `[fd00::10]:53`."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def reason(error: OSError) -> str:
+    """What went wrong, in a few words."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"failed to verify certificate: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or str(error)).lower().replace("_", " ")
+    return os.strerror(error.errno).lower() if error.errno else str(error).lower()
+
+
+def is_address(text: str) -> bool:
+    """Whether the text is a numeric IP address, with or without a zone."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,164 @@
+"""Reloads as a user has them: a changed Corefile is served, a broken one is not, and no query is lost meanwhile."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import dns.message
+import dns.query
+import pytest
+
+from tests import started
+from tests.started import Started
+
+WEB = """
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {clusterIP: 10.96.0.7, ports: [{port: 80}]}
+"""
+
+
+@contextmanager
+def running(folder: Path, corefile: str) -> Iterator[Started]:
+    (folder / "web.yaml").write_text(WEB)
+    path = folder / "Corefile"
+    path.write_text(corefile)
+    with started.started("coredns", "-conf", str(path), "-dns.port", "PORT", cwd=folder) as server:
+        yield server
+
+
+def reload(server: Started, folder: Path, corefile: str) -> str:
+    """Change the Corefile and tell the process. Returns what it said of it."""
+    before = len(server.said)
+    (folder / "Corefile").write_text(corefile)
+    server.process.send_signal(signal.SIGUSR1)
+    wait(lambda: any(end in server.said[before:] for end in ("Reloading complete", "reload failed")))
+    return server.said[before:]
+
+
+def wait(check: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def block(*lines: str, zone: str = ".") -> str:
+    return f"{zone} {{\n    bind 127.0.0.1\n" + "".join(f"    {line}\n" for line in lines) + "}\n"
+
+
+KUBERNETES = "kubernetes cluster.local in-addr.arpa {\n inventory web.yaml\n}"
+
+
+def test_a_changed_corefile_is_served_and_says_so(tmp_path: Path) -> None:
+    with running(tmp_path, block(KUBERNETES)) as server:
+        assert "5 IN A 10.96.0.7" in server.dig("+noall", "+answer", "web.shop.svc.cluster.local").replace("\t", " ")
+        said = reload(server, tmp_path, block(KUBERNETES.replace("inventory", "ttl 60\n inventory")))
+        assert said.splitlines()[0] == "[INFO] SIGUSR1: Reloading"
+        assert "[INFO] plugin/reload: Running configuration SHA512 = " in said
+        assert said.splitlines()[-1] == "[INFO] Reloading complete"
+        # What was kept is from before.
+        assert "60 IN A 10.96.0.7" in server.dig("+noall", "+answer", "web.shop.svc.cluster.local").replace("\t", " ")
+        assert server.end() == 0
+
+
+def test_a_broken_corefile_changes_nothing_and_is_told_with_its_place(tmp_path: Path) -> None:
+    with running(tmp_path, block(KUBERNETES)) as server:
+        said = reload(server, tmp_path, block(KUBERNETES, "forwrad . 192.0.2.1"))
+        assert "Corefile:6:5" in said
+        assert "forwrad" in said
+        assert "Corefile changed but reload failed" in said
+        assert "10.96.0.7" in server.dig("+short", "web.shop.svc.cluster.local")
+        said = reload(server, tmp_path, block(KUBERNETES, "loadbalance"))
+        assert "Reloading complete" in said
+
+
+def test_an_inventory_that_went_missing_keeps_the_old_configuration(tmp_path: Path) -> None:
+    with running(tmp_path, block(KUBERNETES)) as server:
+        said = reload(server, tmp_path, block(KUBERNETES.replace("web.yaml", "none.yaml")))
+        assert "reload failed" in said
+        assert "10.96.0.7" in server.dig("+short", "web.shop.svc.cluster.local")
+
+
+def test_the_directive_looks_by_itself(tmp_path: Path) -> None:
+    with running(tmp_path, block("reload 2s 0s", "whoami")) as server:
+        assert "[INFO] plugin/reload: Running configuration SHA512 = " in server.said
+        (tmp_path / "Corefile").write_text(block("reload 2s 0s", KUBERNETES))
+        server.says("Reloading complete")
+        assert "10.96.0.7" in server.dig("+short", "web.shop.svc.cluster.local")
+
+
+def test_listeners_come_and_go(tmp_path: Path) -> None:
+    other = started.free_port()
+    with running(tmp_path, block("whoami")) as server:
+        second = block(KUBERNETES, zone=f".:{other}")
+        assert "complete" in reload(server, tmp_path, block("whoami") + second)
+        assert "10.96.0.7" in started.dig("@127.0.0.1", "-p", str(other), "+short", "web.shop.svc.cluster.local")
+        assert "complete" in reload(server, tmp_path, block("whoami"))
+
+        def closed() -> bool:
+            with socket.socket() as sock:
+                return sock.connect_ex(("127.0.0.1", other)) != 0
+
+        wait(closed)
+        assert "NOERROR" in server.dig("a.example")
+
+
+def test_what_has_not_changed_lives_on(tmp_path: Path) -> None:
+    with running(tmp_path, block(KUBERNETES)) as server:
+        before = _children(server.process.pid)
+        assert len(before) == 1
+        reload(server, tmp_path, block(KUBERNETES, "loadbalance"))
+        assert _children(server.process.pid) == before
+
+
+def _children(pid: int) -> list[str]:
+    """The processes that read inventories."""
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+@pytest.mark.parametrize("tcp", [False, True], ids=["udp", "tcp"])
+def test_no_query_is_lost_in_many_reloads(tmp_path: Path, tcp: bool) -> None:
+    ask = dns.query.tcp if tcp else dns.query.udp
+    query = dns.message.make_query("web.shop.svc.cluster.local", "A")
+    with running(tmp_path, block(KUBERNETES)) as server:
+        done = threading.Event()
+        lost: list[object] = []
+        asked = 0
+
+        def client() -> None:
+            nonlocal asked
+            while not done.is_set():
+                try:
+                    reply = ask(query, "127.0.0.1", timeout=5, port=server.port)
+                except Exception as error:
+                    lost.append(error)
+                else:
+                    asked += 1
+                    if not reply.answer:
+                        lost.append(reply)
+
+        threads = [threading.Thread(target=client) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        try:
+            for number in range(20):
+                more = ["loadbalance"] if number % 2 else ["errors"]
+                changed = (
+                    KUBERNETES.replace("inventory", f"ttl {number}\n inventory") if number % 5 == 0 else KUBERNETES
+                )
+                assert "Reloading complete" in reload(server, tmp_path, block(changed, *more))
+        finally:
+            done.set()
+            for thread in threads:
+                thread.join()
+        assert not lost
+        assert asked > 100
+        assert server.end() == 0
