@@ -168,6 +168,9 @@ def test_a_history_that_was_forgotten_while_kdns_stood_still(plane: ControlPlane
         seen(server)
         server.stop()
         try:
+            # What is sent to a process that stands still waits for it; so its connection ends first.
+            plane.api_server.kill()
+            come_back(plane)
             # All that can be missed: a thing that comes, one that changes, one that goes, one under an old name.
             seen = shop.change(2)
             shop.namespace.service("brief")
