@@ -43,11 +43,13 @@ async def audit(watch: Watch, client: Client, numbers: Metrics, second_look: flo
         watch.relist("set_back")
         watch.drop("the API's history was set back")
         return
-    doubtful = [key for key in theirs.keys() | before.keys() if _behind(before.get(key), theirs.get(key))]
+    doubtful = [key for key in theirs.keys() | before.keys() if _behind(before.get(key), theirs.get(key), version)]
     if not doubtful:
         return
     await asyncio.sleep(second_look)
-    lost = [key for key in doubtful if key not in watch.poisoned and _behind(watch.known.get(key), theirs.get(key))]
+    lost = [
+        key for key in doubtful if key not in watch.poisoned and _behind(watch.known.get(key), theirs.get(key), version)
+    ]
     if len(lost) > PAGE:
         watch.relist("audit")
         watch.drop(f"{len(lost)} objects are not as the server has them")
@@ -59,11 +61,12 @@ async def audit(watch: Watch, client: Client, numbers: Metrics, second_look: flo
         log.error("%s: nothing had been told of %d changes, which are made now: %s", watch.label, len(repaired), named)
 
 
-def _behind(held: Version | None, theirs: Version | None) -> bool:
-    """Whether what we hold is not what the server has, and not newer either."""
-    if held is None or theirs is None:
-        return held is not theirs
-    return held != theirs and not older(theirs, held)
+def _behind(held: Version | None, theirs: Version | None, at: Version) -> bool:
+    """Whether what we hold is not what the server had at version `at`, and hasn't come since then either.
+
+    Something older than we hold, though not since, is what a history that was set back has.
+    """
+    return held != theirs and not (held is not None and older(at, held))
 
 
 async def _versions(watch: Watch, client: Client) -> tuple[dict[str, Version], Version]:

@@ -91,6 +91,13 @@ class Unknown(msgspec.Struct):
     object: Partial
 
 
+class Shapeless(msgspec.Struct):
+    """A change of which not even that can be said."""
+
+    type: str
+    object: msgspec.Raw
+
+
 class ListMetadata(msgspec.Struct, rename="camel"):
     """The version of a whole list, and where it goes on."""
 
@@ -106,6 +113,7 @@ class Page(msgspec.Struct, Generic[T]):
 
 
 UNKNOWN = msgspec.json.Decoder(Unknown)
+SHAPELESS = msgspec.json.Decoder(Shapeless)
 PARTIAL = msgspec.json.Decoder(Partial)
 RAW_PAGE = msgspec.json.Decoder(Page[msgspec.Raw])
 VERSIONS_PAGE = msgspec.json.Decoder(Page[Partial])

@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from random import Random
 from typing import Any
 
@@ -21,6 +22,7 @@ from kdns import metrics
 from kdns.kubernetes.changes import (
     PARTIAL,
     RAW_PAGE,
+    SHAPELESS,
     UNKNOWN,
     Added,
     Bookmark,
@@ -144,6 +146,30 @@ class Backoff:
         return min(pause * (1 + self._random.random()), self._timing.longest_pause)
 
 
+class _Listing:
+    """A list while it is read: what of the known it has not named yet, and what it says otherwise than is known.
+
+    That is held back until its end: only then is it certain that the list is whole and not from the past, and only
+    together do its objects say what was true at one moment. Where nothing is known yet there is nothing to protect, so
+    then it is told `at_once`.
+    """
+
+    def __init__(self, known: Iterable[str]) -> None:
+        self.unseen = set(known)
+        self.at_once = not self.unseen
+        self.changed: dict[str, Object] = {}
+
+    def batches(self) -> Iterator[list[Object]]:
+        """What has changed, the slices of one service never apart: between them it might have no address at all."""
+        batch: list[Object] = []
+        for _, together in groupby(sorted(self.changed.values(), key=_owner), key=_owner):
+            batch += together
+            if len(batch) >= MOST_EVENTS:
+                yield batch
+                batch = []
+        yield batch
+
+
 class Watch:
     """The objects of one kind and scope, told as events: `tell(events, live)`.
 
@@ -212,7 +238,7 @@ class Watch:
                 if self._resume:
                     await self._follow(None)
                 elif self._streaming_list:
-                    await self._follow(set(self.known))
+                    await self._follow(_Listing(self.known))
                 else:
                     await self._list()
                     continue
@@ -295,25 +321,24 @@ class Watch:
 
     # Lists and watches
 
-    async def _follow(self, unseen: set[str] | None) -> None:
-        """Read one watch to its end. With `unseen` it begins with a list, which strikes what it names from that."""
+    async def _follow(self, listing: _Listing | None) -> None:
+        """Read one watch to its end; with `listing` it begins with a list."""
         lines = Lines()
         # What is silent in the middle of a list has stopped; a watch may be silent for long.
-        silence = None if unseen is None else self._timing.list_silence
-        listing = unseen is not None
+        silence = None if listing is None else self._timing.list_silence
         try:
             async with asyncio.timeout(silence) as self._deadline:
                 async with self._client.stream(
-                    self.resource.path(self.scope.namespace), self._watch_parameters(listing)
+                    self.resource.path(self.scope.namespace), self._watch_parameters(listing is not None)
                 ) as chunks:
                     self.connected = True
-                    if not listing:
+                    if listing is None:
                         self._be_untroubled("watched again")
                     async for chunk in chunks:
                         self._hear(silent=silence if listing else None)
-                        listing = await self._take(lines.take(chunk), unseen if listing else None) and listing
-                        if not listing:
+                        if not await self._take(lines.take(chunk), listing) and listing is not None:
                             # The list has ended in this chunk: from here on it may be silent.
+                            listing = None
                             self._hear(silent=None)
                         # Chunks may lie ready for as long as a list is; queries are to have their turn.
                         await asyncio.sleep(0)
@@ -336,65 +361,66 @@ class Watch:
         if self._deadline is not None and not self._deadline.expired() and not self._dropped:
             self._deadline.reschedule(None if silent is None else asyncio.get_running_loop().time() + silent)
 
-    async def _take(self, lines: Iterable[bytes], unseen: set[str] | None) -> bool:
+    async def _take(self, lines: Iterable[bytes], listing: _Listing | None) -> bool:
         """Tell what some lines say. Returns whether the list that they are part of still goes on."""
         events: list[Event] = []
-        listing = unseen is not None
         try:
             for line in lines:
-                change = self._decode(line, unseen)
+                change = self._decode(line, listing)
                 match change:
                     case Added(object=object) | Modified(object=object):
-                        if unseen is not None and type(change) is Modified:
+                        if listing is not None and type(change) is Modified:
                             raise _NoListError("a change within the list")
-                        events += self._put(object, unseen)
+                        events += self._put(object, listing)
                     case Deleted(object=Partial(metadata=metadata)):
+                        if listing is not None:
+                            raise _NoListError("a deletion within the list")
                         events += self._delete(metadata)
-                    case Bookmark() if unseen is not None:
+                    case Bookmark() if listing is not None:
                         if not change.ends_list:
                             raise _NoListError("a bookmark that is not the list's end")
                         self._tell(events, False)
                         events = []
-                        await self._listed(unseen, version_of(change.object.metadata.resource_version))
-                        unseen, listing = None, False
+                        await self._listed(listing, version_of(change.object.metadata.resource_version))
+                        listing = None
                     case Bookmark():
                         self._advance(version_of(change.object.metadata.resource_version))
                     case Error(object=status):
                         raise ApiError(status)
                 if len(events) >= MOST_EVENTS:
-                    self._tell(events, not listing)
+                    self._tell(events, listing is None)
                     events = []
                     await asyncio.sleep(0)
         finally:
-            self._tell(events, not listing)
-        return listing
+            self._tell(events, listing is None)
+        return listing is not None
 
     async def _list(self) -> None:
         """Read a list by pages: what servers before 1.32 do, and what remains when a watch can't begin with one."""
-        unseen = set(self.known)
+        listing = _Listing(self.known)
         parameters = self.scope.parameters | {"limit": str(PAGE)}
         first = parameters | self._not_older()
-        page = await self._page(first, unseen)
+        page = await self._page(first, listing)
         while page.metadata.continue_:
             following = parameters | {"continue": page.metadata.continue_}
-            page = await self._page(following, unseen)
-        await self._listed(unseen, version_of(page.metadata.resource_version))
+            page = await self._page(following, listing)
+        await self._listed(listing, version_of(page.metadata.resource_version))
 
-    async def _page(self, parameters: Mapping[str, str], unseen: set[str]) -> Page[Any]:
+    async def _page(self, parameters: Mapping[str, str], listing: _Listing) -> Page[Any]:
         body = await self._client.get(self.resource.path(self.scope.namespace), parameters)
         self.heard = self._clock()
         try:
             page: Page[Any] = self.resource.page.decode(body)
         except msgspec.MsgspecError:
-            page = self._page_with_poison(body, unseen)
+            page = self._page_with_poison(body, listing)
         items = page.items or []
         for start in range(0, len(items), MOST_EVENTS):
-            events = [event for item in items[start : start + MOST_EVENTS] for event in self._put(item, unseen)]
+            events = [event for item in items[start : start + MOST_EVENTS] for event in self._put(item, listing)]
             self._tell(events, False)
             await asyncio.sleep(0)
         return page
 
-    def _page_with_poison(self, body: bytes, unseen: set[str]) -> Page[Any]:
+    def _page_with_poison(self, body: bytes, listing: _Listing) -> Page[Any]:
         """A page of which some object can't be read: the others."""
         try:
             raw = RAW_PAGE.decode(body)
@@ -406,17 +432,22 @@ class Watch:
                 items.append(self.resource.object.decode(item))
             except msgspec.MsgspecError as error:
                 try:
-                    self._skip(PARTIAL.decode(item).metadata, unseen, str(error))
+                    self._skip(PARTIAL.decode(item).metadata, listing, str(error))
                 except msgspec.MsgspecError:
                     self._numbers.increase(metrics.KUBERNETES_SKIPPED, self.resource.kind)
         return Page(raw.metadata, items)
 
-    async def _listed(self, unseen: set[str], version: Version) -> None:
-        """The end of a list: what it left unseen is gone, unless the list is older than what we have."""
+    async def _listed(self, listing: _Listing, version: Version) -> None:
+        """The end of a list: what it says otherwise is so, and what it did not name is gone, unless it is older."""
         if older(version, self.floor):
             await self._look_again(version)
             return
-        gone = [key for key in self.known if key in unseen]
+        for batch in listing.batches():
+            for each in batch:
+                self._know(each)
+            self._tell([Put(each) for each in batch], False)
+            await asyncio.sleep(0)
+        gone = [key for key in listing.unseen if key in self.known]
         for start in range(0, len(gone), MOST_EVENTS):
             some = gone[start : start + MOST_EVENTS]
             for key in some:
@@ -467,57 +498,78 @@ class Watch:
 
     def put_right(self, object: Object) -> bool:
         """Take in what an audit has found; False if it is no news any more."""
-        events = self._put(object, set())
-        self._tell(list(events), False)
-        return bool(events)
+        metadata = object.metadata
+        if self.known.get(key_of(metadata.namespace, metadata.name)) == version_of(metadata.resource_version):
+            return False
+        self._know(object)
+        self._tell([Put(object)], False)
+        return True
 
     def remove(self, key: str) -> None:
         """Take out what an audit has found to be gone."""
         del self.known[key]
         self._tell([Delete(self.resource.kind, *parts_of(key))], False)
 
-    def _decode(self, line: bytes, unseen: set[str] | None) -> object:
+    def _decode(self, line: bytes, listing: _Listing | None) -> object:
         try:
             return self.resource.change.decode(line)
         except msgspec.MsgspecError as error:
             why = str(error)
         try:
             unknown = UNKNOWN.decode(line)
-        except msgspec.MsgspecError as error:
-            raise MalformedError(str(error)) from error
-        self._skip(unknown.object.metadata, unseen, why)
+        except msgspec.MsgspecError:
+            self._skip_nameless(line)
+            return None
+        self._skip(unknown.object.metadata, listing, why)
         return None
 
-    def _skip(self, metadata: Named, unseen: set[str] | None, why: str) -> None:
+    def _skip_nameless(self, line: bytes) -> None:
+        """A change of nobody knows what. What is no change at all may stand for any number of them."""
+        try:
+            SHAPELESS.decode(line)
+        except msgspec.MsgspecError as error:
+            raise MalformedError(str(error)) from error
+        self._numbers.increase(metrics.KUBERNETES_SKIPPED, self.resource.kind)
+
+    def _skip(self, metadata: Named, listing: _Listing | None, why: str) -> None:
         """An object that we can't read: what we had of it stays as it was, and nobody else's suffers."""
         key = key_of(metadata.namespace, metadata.name)
-        if unseen is not None:
-            unseen.discard(key)
+        if listing is not None:
+            listing.unseen.discard(key)
         if key in self.known:
             self.known[key] = version_of(metadata.resource_version)
-        if unseen is None:
+        if listing is None:
             self._advance(version_of(metadata.resource_version))
         self._numbers.increase(metrics.KUBERNETES_SKIPPED, self.resource.kind)
         if key not in self.poisoned and len(self.poisoned) < 1000:
             self.poisoned.add(key)
             log.warning("%s %s is passed over: %s", self.resource.kind, key, why)
 
-    def _put(self, object: Object, unseen: set[str] | None) -> Iterable[Event]:
+    def _put(self, object: Object, listing: _Listing | None) -> Iterable[Event]:
         metadata = object.metadata
         key = key_of(metadata.namespace, metadata.name)
         version = version_of(metadata.resource_version)
-        if unseen is not None:
-            unseen.discard(key)
+        held = self.known.get(key)
+        self._received += 1
+        if listing is not None:
+            listing.unseen.discard(key)
         else:
             self._advance(version)
-        self._received += 1
-        held = self.known.get(key)
-        # Told twice, or late: what we have is as new.
-        if held is not None and version != "" and (version == held or older(version, held)):
+        # Told twice, or late; a list that isn't from the past is right about what is older, too.
+        if version != "" and (version == held or (listing is None and _is_late(version, held))):
             return ()
-        self.known[key] = version
-        self._numbers.increase(metrics.KUBERNETES_EVENTS, self.resource.kind, "put")
+        if listing is not None and not listing.at_once:
+            listing.changed[key] = object
+            return ()
+        self._know(object)
         return (Put(object),)
+
+    def _know(self, object: Object) -> None:
+        metadata = object.metadata
+        key = key_of(metadata.namespace, metadata.name)
+        self.known[key] = version_of(metadata.resource_version)
+        self.poisoned.discard(key)
+        self._numbers.increase(metrics.KUBERNETES_EVENTS, self.resource.kind, "put")
 
     def _delete(self, metadata: Named) -> Iterable[Event]:
         key = key_of(metadata.namespace, metadata.name)
@@ -537,3 +589,14 @@ class Watch:
             return
         self._resume = self.floor = version
         self._too_large = 0
+
+
+def _is_late(version: Version, held: Version | None) -> bool:
+    return held is not None and older(version, held)
+
+
+def _owner(object: Object) -> tuple[str, str]:
+    """The service that an object belongs to, as far as it belongs to any."""
+    metadata = object.metadata
+    name = object.service if isinstance(object, EndpointSlice) else metadata.name
+    return metadata.namespace, name or ""
