@@ -15,7 +15,7 @@ COMPILE := $(UV_ENV) $(UV) pip compile --quiet --universal --python-version 3.11
 	--generate-hashes --no-header --no-emit-index-url --no-emit-find-links $(UPGRADE)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run control-plane test lint format lock clean
+.PHONY: help setup run control-plane test lint format bench bench-quick lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,12 @@ lint: setup ## style, types and the order of imports
 format: setup ## rewrite the code in the one format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: setup ## measure kdns beside C, Knot and CoreDNS into docs/benchmarks.md; COREDNS=/path names a binary
+	COREDNS='$(COREDNS)' $(BIN)/python -m bench.speed $(if $(BASE),--base $(BASE))
+
+bench-quick: setup ## the same in under three minutes, printed only; BASE=revision measures that one beside this
+	COREDNS='$(COREDNS)' $(BIN)/python -m bench.speed --quick $(if $(BASE),--base $(BASE))
 
 # The locks have hashes and no addresses: whoever installs decides from where.
 lock: $(UV) ## lock again after a change of pyproject.toml; UPGRADE=--upgrade takes newer versions

@@ -67,7 +67,11 @@ def table(chosen: Sequence[Work], figures: Figures) -> str:
 
 
 def write(chosen: Sequence[Work], figures: Figures, rounds: int) -> None:
-    """Put the table into docs/benchmarks.md, between its marks, and the picture beside it."""
+    """Put the table into docs/benchmarks.md, between its marks, and the picture beside it. Another kdns stays out."""
+    figures = {
+        work: {name: samples for name, samples in of_servers.items() if name != "base"}
+        for work, of_servers in figures.items()
+    }
     page = DOCS / "benchmarks.md"
     before, _, rest = page.read_text().partition(BEGINS)
     after = rest.partition(ENDS)[2]

@@ -1,8 +1,8 @@
 """What a query costs: kdns beside a C program that only echoes, Knot DNS and CoreDNS, all in one run.
 
-`python -m bench.speed` (`make bench`) runs dnsperf against each in turn, several rounds of each kind of work, and writes
-docs/benchmarks.md; `--quick` (`make bench-quick`) takes under three minutes and prints only. bench/README.md says how
-to read the figures.
+`python -m bench.speed` (`make bench`) runs dnsperf against each in turn, several rounds of each kind of work, and
+writes docs/benchmarks.md; `--quick` (`make bench-quick`) takes under three minutes and prints only. bench/README.md
+says how to read the figures.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,7 +28,7 @@ from bench.works import WORKS, Work
 
 # A pass over the questions comes before what counts: names that are to be known are then known. Sixteen passes make all
 # the orders in which kdns keeps a headless service.
-WARM_PASSES, WARM_SECONDS = 20, 1.0
+WARM_PASSES, WARM_SECONDS = 20, 0.7
 OUTSTANDING = 100
 # How far the shares of NXDOMAIN of two servers may lie apart: each is cut off somewhere in the file.
 SAME_SHARE = 0.05
@@ -42,7 +43,7 @@ class Plan(NamedTuple):
     works: tuple[Work, ...]
 
 
-QUICK = Plan(3, 1.0, 2.0, tuple(work for work in WORKS if work.quick))
+QUICK = Plan(3, 0.8, 1.5, tuple(work for work in WORKS if work.quick))
 FULL = Plan(7, 2.0, 5.0, WORKS)
 
 
@@ -129,6 +130,16 @@ def started(place: Place, base: str, coredns: str) -> Iterator[list[Server]]:
         yield running
 
 
+@contextlib.contextmanager
+def _ending() -> Iterator[None]:
+    """Let SIGTERM end the servers too."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -155,7 +166,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="kdns-bench-") as name:
         place = Place(Path(name), "0.0.0.0" if arguments.anywhere else "127.0.0.1")
         place.manifests.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": works.manifests()}))
-        with started(place, arguments.base, arguments.coredns) as running:
+        with _ending(), started(place, arguments.base, arguments.coredns) as running:
             figures = measure(running, plan, place.folder)
     print(report.table(plan.works, figures))
     if not arguments.quick and not arguments.works:

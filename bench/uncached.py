@@ -107,8 +107,9 @@ def responder() -> Responder:
 
 
 def query(name: str, rtype: int) -> bytes:
-    """A query as a pod's resolver makes it: RD, no EDNS."""
-    return struct.pack("!HHHHHH", 4711, 0x0100, 1, 0, 0, 0) + names.from_text(name) + struct.pack("!HH", rtype, 1)
+    """A query as a pod's resolver makes it: RD, no EDNS; and a byte behind it, so that its reply is not kept."""
+    question = names.from_text(name) + struct.pack("!HH", rtype, 1)
+    return struct.pack("!HHHHHH", 4711, 0x0100, 1, 0, 0, 0) + question + b"\x00"
 
 
 def with_dnslib(packet: bytes) -> bytes:

@@ -29,6 +29,9 @@ Next = Callable[["Request"], Coroutine[Any, Any, "Answer"]]
 # How often one query may ask the whole server again (ExternalName, rewrite, templates) before it is a loop.
 DEEPEST = 8
 
+# The response code of an answer that is none: the client gets no reply.
+SILENCE = -1
+
 
 class Answer:
     """What a handler says: a response code, three sections of records, and what the server should make of them.
@@ -383,4 +386,17 @@ async def _no_next(request: Request) -> Answer:
     return failure("", rcode=Rcode.REFUSED)
 
 
-__all__ = ["Answer", "Awaitable", "Block", "Next", "Plugin", "Process", "Request", "Route", "failure", "fold", "start"]
+__all__ = [
+    "SILENCE",
+    "Answer",
+    "Awaitable",
+    "Block",
+    "Next",
+    "Plugin",
+    "Process",
+    "Request",
+    "Route",
+    "failure",
+    "fold",
+    "start",
+]

@@ -136,6 +136,13 @@ HEALTH_FAILURES = _counter("coredns_health_request_failures_total", "Requests to
 RELOAD_FAILED = _counter("coredns_reload_failed_total", "New configurations that could not be put to use.")
 RELOAD_VERSION = _gauge("coredns_reload_version_info", "The hash of the configuration.", "hash", "value")
 
+TEMPLATE_MATCHES = _counter("coredns_template_matches_total", "Questions that a `template` had an answer for.",
+                            "server", "zone", "view", "class", "type")
+TEMPLATE_FAILURES = _counter("coredns_template_template_failures_total", "Templates that could not be filled in.",
+                             "server", "zone", "view", "class", "type", "section", "template")
+TEMPLATE_RR_FAILURES = _counter("coredns_template_rr_failures_total", "Templates that made no record.",
+                                "server", "zone", "view", "class", "type", "section", "template")
+
 PACKETS_DROPPED = _counter("kdns_packets_dropped_total", "Packets that got no reply, by reason.", "reason")
 TRAILING_BYTES = _counter("kdns_trailing_bytes_total", "Queries with bytes behind them, which were ignored.")
 TCP_CLOSED = _counter("kdns_tcp_connections_closed_total", "TCP connections that the server cut, by reason.", "reason")
@@ -143,6 +150,12 @@ UDP_SEND_DROPS = _counter("kdns_udp_send_drops_total", "Replies that the kernel 
 UDP_RECEIVE_DROPS = _counter("kdns_udp_receive_drops_total", "Packets lost because a socket's receive buffer was full.")
 DNS64_TRANSLATED = _counter("coredns_dns64_requests_translated_total", "Queries answered with translated addresses.",
                             "server")
+LOCAL_REQUESTS = _counter("coredns_local_localhost_requests_total", "Queries for names with `localhost` in them.")
+ACL_BLOCKED = _counter("coredns_acl_blocked_requests_total", "Queries that were refused.", "server", "zone", "view")
+ACL_FILTERED = _counter("coredns_acl_filtered_requests_total", "Queries answered as if there were no data.",
+                        "server", "zone", "view")
+ACL_DROPPED = _counter("coredns_acl_dropped_requests_total", "Queries without a reply.", "server", "zone", "view")
+ACL_ALLOWED = _counter("coredns_acl_allowed_requests_total", "Queries that were let through.", "server", "view")
 LOOP_DETECTED = _gauge("kdns_loop_detected", "1 while forwarded names lead back to this server, else 0.",
                        "server", "zone")
 INVENTORY_LOADED = _gauge("kdns_inventory_loaded", "1 when the last load of the inventory was good, else 0.")

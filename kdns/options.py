@@ -64,16 +64,9 @@ INSTEAD: Mapping[str, str] = {
     "timeouts": "delete it: connections have bounds of their own, which docs/design.md tells",
     "shed": "delete it: `max_concurrent` of `forward` bounds the queries that wait",
     "dnstap": "`log` tells of queries, and `prometheus` counts them",
-    "local": "delete it: clients know `localhost` by themselves",
-    "any": "delete it: ANY gets one set of records of a name anyway, or what an upstream says",
     "tsig": "delete it: there are no transfers that it would sign",
     "autopath": "delete it: clients go through their search paths, with more queries",
-    "acl": "a NetworkPolicy says who may ask",
-    "header": "delete it where no client needs other bits",
     "dnssec": "`forward ZONE ADDRESS` asks a server that signs the zone",
-    "minimal": "delete it: replies have more records than are needed, and no wrong ones",
-    "template": "`hosts` gives single names an address",
-    "rewrite": "a Service of type ExternalName gives a name of the cluster another target",
     "transfer": "delete it: transfers are refused",
     "route53": _ELSEWHERE,
     "azure": _ELSEWHERE,
@@ -95,6 +88,7 @@ INSTEAD: Mapping[str, str] = {
 OPTIONS_TO_COME: Mapping[str, tuple[str, ...]] = {
     "kubernetes": ("multicluster", "zonal"),
     "forward": ("doh_method", "resolver"),
+    "template": ("var",),
 }
 
 REMOVED_EVERYWHERE: Mapping[str, str] = {

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from kdns.answers import AnswerCache, Bounds
-from kdns.chain import Answer, Next, Process, Request, Waiter, failure, start
+from kdns.chain import SILENCE, Answer, Next, Process, Request, Waiter, failure, start
 from kdns.metrics import PACKETS_DROPPED, PANICS, SECONDS, TRAILING_BYTES, Metrics, time_bucket
 from kdns.wire import names
 from kdns.wire.query import Query, Rejected, option_codes, parse
@@ -139,13 +139,22 @@ class Responder:
         def done(outcome: Answer | BaseException) -> None:
             # What changed while it waited may be in it or not.
             request.keep = request.keep and answers.unchanged(changes, request.tags)
+            if type(outcome) is Answer and outcome.rcode == SILENCE:
+                # Who let the client wait owes it an end.
+                outcome = failure("", rcode=Rcode.REFUSED)
             send(self._finish(request, outcome, packet, started))
 
         try:
             outcome = start(self.resolve(request), done)
         except Exception as error:
             return self._finish(request, error, packet, started)
-        return outcome if type(outcome) is Waiter else self._finish(request, outcome, packet, started)
+        if type(outcome) is Waiter:
+            return outcome
+        # A handler that is wrong may return anything.
+        if type(outcome) is Answer and outcome.rcode == SILENCE:
+            self._metrics.increase(PACKETS_DROPPED, outcome.plugin)
+            return None
+        return self._finish(request, outcome, packet, started)
 
     def _gate(self, query: Query) -> Answer | None:
         """The answer to a query that no chain should see."""

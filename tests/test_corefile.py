@@ -316,6 +316,30 @@ def test_an_import_is_relative_to_the_file_that_imports(tmp_path: Path) -> None:
     assert set(corefile.text) == set(corefile.files)
 
 
+def test_the_files_of_a_mounted_configmap_are_read_once_through_their_links(tmp_path: Path) -> None:
+    custom = tmp_path / "custom"
+    (custom / "..2026_11_21").mkdir(parents=True)
+    (custom / "..data").symlink_to("..2026_11_21")
+    for name, text in (("a.override", "errors\n"), ("b.override", ""), ("c.server", "b {\n whoami\n}\n")):
+        (custom / "..data" / name).write_text(text)
+        (custom / name).symlink_to(f"..data/{name}")
+    corefile = parse(". {\n import custom/*.override\n}\nimport custom/*.server\n", str(tmp_path / "Corefile"))
+    assert " ".join(render(corefile).split()) == ".:53 { errors } b:53 { whoami }"
+    assert corefile.warnings == []
+
+
+def test_a_snippet_of_an_imported_file_is_known_behind_the_import(tmp_path: Path) -> None:
+    (tmp_path / "common").write_text("(both) {\n errors\n log\n}\n")
+    corefile = parse("import common\n. {\n import both\n}\nb {\n import both\n}\n", str(tmp_path / "Corefile"))
+    assert " ".join(render(corefile).split()) == ".:53 { errors log } b:53 { errors log }"
+
+
+def test_a_snippet_goes_before_a_file_of_its_name(tmp_path: Path) -> None:
+    (tmp_path / "common").write_text("log\n")
+    corefile = parse("(common) {\n errors\n}\n. {\n import common\n}\n", str(tmp_path / "Corefile"))
+    assert " ".join(render(corefile).split()) == ".:53 { errors }"
+
+
 def test_a_glob_without_a_match_is_a_warning(tmp_path: Path) -> None:
     corefile = parse(". {\n import custom/*.override\n}\n", str(tmp_path / "Corefile"))
     [warning] = corefile.warnings

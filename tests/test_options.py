@@ -622,7 +622,7 @@ def test_warnings_are_drawn_and_the_options_are_there(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message", "hint"),
     [
-        ("acl", "`acl` isn't in kdns yet", "a NetworkPolicy says who may ask"),
+        ("cancel", "`cancel` isn't in kdns yet", "delete it: what is forwarded has 5 seconds in all anyway"),
         ("proxy", "`proxy` was removed from CoreDNS", "`forward . ADDRESS` takes its place"),
         ("kubernets", "there is no directive `kubernets`", "did you mean `kubernetes`?"),
         ("zzz", "there is no directive `zzz`", ""),

@@ -17,10 +17,10 @@ import dns.opcode
 import dns.rcode
 import pytest
 
-from kdns import app, corefile
+from kdns import app, chain, corefile
 from kdns.chain import Answer, Process, Request, Waiter, fold
 from kdns.kubernetes.objects import Metadata, Namespace, Put, Service, ServicePort, ServiceSpec, Synced
-from kdns.metrics import Metrics
+from kdns.metrics import PACKETS_DROPPED, Metrics
 from kdns.plugins.kubernetes import Kubernetes
 from kdns.responder import Responder, Site
 from kdns.wire.names import from_text
@@ -548,6 +548,28 @@ def test_a_reply_that_waits_comes_later() -> None:
             assert seen(await replies.get()) == "NOERROR aa rd 1 1 0 0"
         await asyncio.sleep(0.01)
         assert replies.empty()
+
+    asyncio.run(main())
+
+
+def test_who_is_to_get_no_reply_gets_none_but_for_who_waited_already() -> None:
+    async def slow() -> int:
+        await asyncio.sleep(0)
+        return chain.SILENCE
+
+    async def handle(request: Request, following: object) -> Answer:
+        waits = request.query.rtype == Type.AAAA
+        return Answer(await request.wait(slow()) if waits else chain.SILENCE, plugin="acl")
+
+    async def main() -> None:
+        replies: asyncio.Queue[bytes] = asyncio.Queue()
+        metrics = Metrics()
+        responder = Responder([Site(b"\0", fold([handle]), "dns://:53")], Process(metrics), metrics)
+        assert responder.respond(query(), "udp", CLIENT, LOCAL, replies.put_nowait) is None
+        assert metrics._values[PACKETS_DROPPED] == {("acl",): 1}
+        assert isinstance(responder.respond(query(K, Type.AAAA), "udp", CLIENT, LOCAL, replies.put_nowait), Waiter)
+        async with asyncio.timeout(5):
+            assert seen(await replies.get()) == "REFUSED rd 1 0 0 0"
 
     asyncio.run(main())
 

@@ -67,8 +67,7 @@ async def write(cluster: Cluster, path: str) -> None:
     # Beside it: only within a file system is a rename one step.
     new = Path(f"{path}.new")
     try:
-        file = await asyncio.to_thread(new.open, "wb")
-        with file:
+        with _opened(new) as file:
             await _write(cluster, file)
             file.flush()
             await asyncio.to_thread(os.fsync, file.fileno())
@@ -77,6 +76,11 @@ async def write(cluster: Cluster, path: str) -> None:
         with contextlib.suppress(OSError):
             await asyncio.to_thread(new.unlink)
         raise SnapshotError(f"{path}: {os.strerror(error.errno or 0)}") from error
+
+
+def _opened(path: Path) -> BinaryIO:
+    # What is written goes to the kernel's pages; for the disk a thread waits.
+    return path.open("wb")
 
 
 async def _write(cluster: Cluster, file: BinaryIO) -> None:

@@ -5,6 +5,8 @@ no work. A Corefile's own order means nothing.
 """
 
 from kdns.chain import Plugin
+from kdns.plugins.acl import Acl
+from kdns.plugins.any import Any
 from kdns.plugins.bind import Bind
 from kdns.plugins.bufsize import Bufsize
 from kdns.plugins.cache import Cache
@@ -13,12 +15,15 @@ from kdns.plugins.debug import Debug
 from kdns.plugins.dns64 import Dns64
 from kdns.plugins.errors import Errors
 from kdns.plugins.forward import Forward
+from kdns.plugins.header import Header
 from kdns.plugins.health import Health
 from kdns.plugins.hosts import Hosts
 from kdns.plugins.kubernetes import Kubernetes
 from kdns.plugins.loadbalance import Loadbalance
+from kdns.plugins.local import Local
 from kdns.plugins.log import Log
 from kdns.plugins.loop import Loop
+from kdns.plugins.minimal import Minimal
 from kdns.plugins.multisocket import Multisocket
 from kdns.plugins.nsid import Nsid
 from kdns.plugins.pprof import Pprof
@@ -27,6 +32,7 @@ from kdns.plugins.ready import Ready
 from kdns.plugins.reload import Reload
 from kdns.plugins.rewrite import Rewrite
 from kdns.plugins.root import Root
+from kdns.plugins.template import Template
 from kdns.plugins.trace import Trace
 from kdns.plugins.whoami import Whoami
 
@@ -45,10 +51,16 @@ PLUGINS: tuple[type[Plugin], ...] = (
     Prometheus,
     Errors,
     Log,
+    Local,
     Dns64,
+    Any,
     Chaos,
     Loadbalance,
     Rewrite,
+    Acl,
+    Header,
+    Minimal,
+    Template,
     Hosts,
     Kubernetes,
     Loop,

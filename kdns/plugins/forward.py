@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import Annotated, Any, ClassVar
 
 import msgspec
@@ -312,19 +312,27 @@ class Forward(Plugin):
         found = parse_each(ForwardOptions, directives, problems)
         return found if len(found) == len(directives) else None
 
-    async def handle(self, request: Request, next: Next) -> Answer:
+    def handle(self, request: Request, next: Next) -> Coroutine[Any, Any, Answer]:
         """Ask others for the names of a line; all other names are the next plugin's."""
-        labels = request.query.labels
-        answer: Answer | None = None
+        query = request.query
         for line in self._lines:
-            if not line.takes(labels):
-                continue
-            # It depends on somebody whose changes nobody tells us.
-            request.keep = False
-            answer = await line.answer(request)
+            if line.takes(query):
+                return self._forward(request, line)
+        return next(request)
+
+    async def _forward(self, request: Request, first: _Line) -> Answer:
+        """The answer of the first line that takes the name, or of one after it that it hands on to."""
+        # It depends on somebody whose changes nobody tells us.
+        request.keep = False
+        answer = await first.answer(request)
+        line = first
+        for following in self._lines[self._lines.index(first) + 1 :]:
             if not line.hands_on(answer):
                 break
-        return await next(request) if answer is None else answer
+            if following.takes(request.query):
+                line = following
+                answer = await line.answer(request)
+        return answer
 
     async def feed(self) -> None:
         """Look after the upstreams that failed."""
@@ -347,8 +355,8 @@ class _Line:
     def __init__(self, options: ForwardOptions, metrics: Metrics) -> None:
         self._options = options
         self._metrics = metrics
-        self._from = [names.labels_of(names.from_text(each)) for each in options.from_]
-        self._except = [names.labels_of(names.from_text(each)) for each in options.except_]
+        self._from = tuple(names.from_text(each).lower() for each in options.from_)
+        self._except = tuple(names.from_text(each).lower() for each in options.except_)
         self._onward = frozenset(options.next)
         self._running = 0
         rules = Rules(
@@ -376,9 +384,13 @@ class _Line:
         if (options.tls is not None or options.tls_servername) and not any(each.tls for each in options.to):
             yield "`tls` and `tls_servername` have no effect on upstreams without `tls://` before them"
 
-    def takes(self, labels: list[bytes]) -> bool:
+    def takes(self, query: Query) -> bool:
         """Whether a name is in FROM and in none of the exceptions; FROM itself is never an exception, as in CoreDNS."""
-        return _is_below(labels, self._from) and (labels in self._from or not _is_below(labels, self._except))
+        qname = query.qname
+        # Nearly all names that are not taken end with other bytes, which one comparison tells.
+        if not qname.endswith(self._from) or not _is_below(query, self._from):
+            return False
+        return not self._except or qname in self._from or not _is_below(query, self._except)
 
     def hands_on(self, answer: Answer) -> bool:
         """Whether the next line that takes the name, if there is one, is asked after this reply of an upstream."""
@@ -402,8 +414,14 @@ class _Line:
         return _answer(request.query, message)
 
 
-def _is_below(labels: list[bytes], zones_: list[list[bytes]]) -> bool:
-    return any(labels[len(labels) - len(zone_) :] == zone_ for zone_ in zones_ if len(zone_) <= len(labels))
+def _is_below(query: Query, zones_: tuple[bytes, ...]) -> bool:
+    """Whether a name is in one of some zones: label by label, since the bytes of a zone may stand inside of a label."""
+    labels = query.labels
+    for zone_ in zones_:
+        of_zone = names.labels_of(zone_)
+        if len(of_zone) <= len(labels) and labels[len(labels) - len(of_zone) :] == of_zone:
+            return True
+    return False
 
 
 def _answer(query: Query, message: Message) -> Answer:

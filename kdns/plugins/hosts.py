@@ -180,8 +180,8 @@ class Hosts(Plugin):
     def __init__(self, options: HostsOptions, block: Block) -> None:
         self._options = options
         self._process = block.process
-        self._zones = [_labels(zone) for zone in options.zones] or [names.labels_of(zone) for zone in block.zones]
-        self._fallthrough = [_labels(zone) for zone in options.fallthrough]
+        self._zones = _Zones([names.from_text(zone) for zone in options.zones] or block.zones)
+        self._fallthrough = _Zones([names.from_text(zone) for zone in options.fallthrough])
         # No other directive has this object, so no other has the tag.
         self._tag: Tag = ("hosts", object())
         self._table = Table()
@@ -201,7 +201,7 @@ class Hosts(Plugin):
 
     async def handle(self, request: Request, next: Next) -> Answer:
         query = request.query
-        qname, rtype, labels = query.qname, query.rtype, query.labels
+        qname, rtype = query.qname, query.rtype
         if rtype == Type.PTR:
             request.tags.add(self._tag)
             found = self._table.pointers.get(qname)
@@ -209,13 +209,13 @@ class Hosts(Plugin):
                 return await next(request)
             ttl = self._options.ttl
             return Answer(answer=[Record(qname, Type.PTR, ttl, name) for name in found], plugin=self.name)
-        if not _is_below(labels, self._zones):
+        if not self._zones.hold(qname, query.labels):
             return await next(request)
         request.tags.add(self._tag)
         addresses = self._table.find(qname)
         family = _FAMILY.get(rtype)
         if addresses is None or (family is None and self._options.fallthrough_unsupported):
-            if _is_below(labels, self._fallthrough):
+            if self._fallthrough.hold(qname, query.labels):
                 return await next(request)
             if addresses is None:
                 # Without a zone there is no SOA, so a name that isn't there can't be denied; CoreDNS says the same.
@@ -281,7 +281,7 @@ class Hosts(Plugin):
     def _fill(self, table: Table, entries: Iterable[Entry]) -> None:
         for entry in entries:
             for name in entry.names:
-                if _is_below(names.labels_of(name), self._zones):
+                if self._zones.hold(name, names.labels_of(name)):
                     table.add(entry.address, name, not self._options.no_reverse)
 
 
@@ -304,13 +304,19 @@ def _misplaced(directive: Directive) -> Iterable[Problem]:
             yield Problem(message, line.name.place(), hint="move `fallthrough` to the end", warning=True)
 
 
-def _labels(zone: str) -> list[bytes]:
-    return names.labels_of(names.from_text(zone).lower())
+class _Zones:
+    """Some zones, in wire form."""
 
+    __slots__ = ("_all", "_ends", "_labels")
 
-def _is_below(labels: list[bytes], zones_: list[list[bytes]]) -> bool:
-    for zone in zones_:
-        count = len(zone)
-        if not count or labels[-count:] == zone:
-            return True
-    return False
+    def __init__(self, zones_: Sequence[bytes]) -> None:
+        self._all = names.ROOT in zones_
+        self._ends = tuple(zones_)
+        self._labels = [names.labels_of(zone) for zone in zones_]
+
+    def hold(self, name: bytes, labels: list[bytes]) -> bool:
+        """Whether a name in lower case, of these labels, is in one of them."""
+        # Most that are in none don't even end like one.
+        if self._all or not name.endswith(self._ends):
+            return self._all
+        return any(labels[-len(zone) :] == zone for zone in self._labels)

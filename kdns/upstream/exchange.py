@@ -14,7 +14,7 @@ import ssl
 from collections.abc import Callable
 
 from kdns.upstream.question import Question
-from kdns.upstream.sockets import Upstream, UpstreamError, network_error, open_socket, path_of, udp_allowance
+from kdns.upstream.sockets import Upstream, UpstreamError, network_error, open_udp, path_of, udp_allowance
 from kdns.upstream.streams import Connections, Keeping
 from kdns.wire.message import Message, decode
 from kdns.wire.query import RD, TC
@@ -91,45 +91,43 @@ class Client:
         self._connections.close()
 
     async def _ask(self, question: Question, deadline: float, transport: str) -> Message:
-        if transport == "tcp" or self._upstream.tls:
+        if transport != "udp" or self._upstream.tls:
             return await self._connections.ask(question, deadline)
         try:
-            packet = await self._ask_udp(question, deadline)
+            message = await self._ask_udp(question, deadline)
         except _DoubtError:
             return await self._connections.ask(question, deadline)
-        if not packet[2] << 8 & TC:
-            return decode(packet)
+        if message is not None and not message.flags & TC:
+            return message
         try:
             return await self._connections.ask(question, deadline)
         except UpstreamError:
-            try:
-                return decode(packet)
-            except ValueError:
-                pass
-            raise
+            if message is None:
+                raise
+            return message
 
-    async def _ask_udp(self, question: Question, deadline: float) -> bytes:
-        """The first whole and fitting reply over UDP; a truncated one need not be readable."""
+    async def _ask_udp(self, question: Question, deadline: float) -> Message | None:
+        """The first whole and fitting reply over UDP; None for a truncated one that can't be read."""
         upstream = self._upstream
         allowance = udp_allowance()
+        if allowance.locked():
+            # Half of the time at most, so that the upstream isn't blamed for what it had no time to say.
+            now = asyncio.get_running_loop().time()
+            try:
+                async with asyncio.timeout_at(now + (deadline - now) / 2):
+                    await allowance.acquire()
+            except TimeoutError as error:
+                raise UpstreamError(f"dial udp {upstream}: too many questions under way", own=True) from error
+        else:
+            await allowance.acquire()
         try:
-            async with asyncio.timeout_at(deadline):
-                await allowance.acquire()
-        except TimeoutError as error:
-            raise UpstreamError(f"dial udp {upstream}: too many questions under way", own=True) from error
-        try:
-            with open_socket(socket.SOCK_DGRAM, upstream, self._source) as sock:
-                try:
-                    # A UDP socket is connected at once: the kernel then drops what others send to it.
-                    sock.connect((upstream.host, upstream.port))
-                except OSError as error:
-                    raise network_error(f"dial udp {upstream}: connect", error) from error
+            with open_udp(upstream, self._source) as sock:
                 return await _converse(sock, f"udp {path_of(sock, upstream)}", question, deadline)
         finally:
             allowance.release()
 
 
-async def _converse(sock: socket.socket, path: str, question: Question, deadline: float) -> bytes:
+async def _converse(sock: socket.socket, path: str, question: Question, deadline: float) -> Message | None:
     loop = asyncio.get_running_loop()
     query = question.packet(secrets.randbits(16))
     step = f"write {path}: write"
@@ -141,8 +139,11 @@ async def _converse(sock: socket.socket, path: str, question: Question, deadline
             while wrong < MOST_WRONG_REPLIES:
                 reply = await loop.sock_recv(sock, _LARGEST)
                 if question.is_answered_by(reply, query):
-                    if reply[2] << 8 & TC or _is_readable(reply):
-                        return reply
+                    try:
+                        return decode(reply)
+                    except ValueError:
+                        if reply[2] << 8 & TC:
+                            return None
                 elif not wrong_case and question.is_answered_in_other_case(reply, query):
                     wrong_case = True
                     now = loop.time()
@@ -156,11 +157,3 @@ async def _converse(sock: socket.socket, path: str, question: Question, deadline
     except OSError as error:
         raise network_error(step, error) from error
     raise _DoubtError
-
-
-def _is_readable(reply: bytes) -> bool:
-    try:
-        decode(reply)
-    except ValueError:
-        return False
-    return True

@@ -42,6 +42,9 @@ OVERALL_SECONDS = 4.0
 # An upstream that is silent for so long is given time, but another is asked meanwhile.
 PATIENCE_SECONDS = 0.3
 CHECK_SECONDS = 1.0
+# How many questions may be under way at once. Each costs 14 kB until it ends (9,000 to a dead upstream, 2026-11-21):
+# names of strangers and an upstream that is silent must not cost the cluster its own names for want of memory.
+MOST_QUESTIONS = 2000
 
 
 class HealthCheck(msgspec.Struct, frozen=True):
@@ -81,6 +84,8 @@ class Pool:
         self._rules = rules
         self._metrics = metrics
         self._attempts = min(MOST_ATTEMPTS, rules.attempts or 2 * len(self._members))
+        # Whom nobody checks, nobody avoids: it would be for good.
+        self._avoids = bool(rules.max_fails and rules.check.seconds)
         self._turn = -1
         self._ailing = asyncio.Event()
         self._errands: dict[tuple[bytes, int, int, int, bool, str], _Errand] = {}
@@ -96,6 +101,8 @@ class Pool:
         key = (query.qname, query.rtype, query.rclass, query.flags & (RD | AD | CD), query.do, transport)
         errand = self._errands.get(key)
         if errand is None:
+            if len(self._errands) >= MOST_QUESTIONS:
+                raise UpstreamError(f"more than {MOST_QUESTIONS} questions under way", own=True)
             question = Question(query.qname, query.rtype, query.flags, query.do, query.rclass)
             errand = self._errands[key] = _Errand(self._run(question, transport))
             errand.task.add_done_callback(lambda _: self._end(key, errand))
@@ -110,7 +117,7 @@ class Pool:
     async def check(self) -> None:
         """Ask the upstreams that failed, at intervals, whether they live again; never returns."""
         rules = self._rules
-        while rules.max_fails and rules.check.seconds:
+        while self._avoids:
             await self._ailing.wait()
             await asyncio.sleep(rules.check.seconds)
             ailing = [member for member in self._members if member.fails]
@@ -137,9 +144,10 @@ class Pool:
 
     async def _run(self, question: Question, transport: str) -> Message:
         """Ask one upstream after the other, without waiting for each to the end where they are equals."""
-        order = self._order()
+        order, all_avoided = self._order()
         attempts = (order * (self._attempts // len(order) + 1))[: self._attempts]
-        first, again = deque(attempts[: len(order)]), deque(attempts[len(order) :])
+        # Of those that were dead a moment ago nobody is asked twice.
+        first, again = deque(attempts[: len(order)]), deque(() if all_avoided else attempts[len(order) :])
         loop = asyncio.get_running_loop()
         deadline = loop.time() + OVERALL_SECONDS
         running: dict[asyncio.Task[Message], _Member] = {}
@@ -156,7 +164,7 @@ class Pool:
                 elif not running:
                     break
                 # In sequence the order is a wish: the next one may know other names than the one before.
-                hurry = first and self._rules.policy != "sequential"
+                hurry = bool(first) and self._rules.policy != "sequential"
                 done, _ = await asyncio.wait(
                     running, timeout=PATIENCE_SECONDS if hurry else None, return_when=asyncio.FIRST_COMPLETED
                 )
@@ -204,11 +212,15 @@ class Pool:
         self._metrics.forwarded(member.label, message.rcode, time.perf_counter() - started)
         return message
 
-    def _order(self) -> list[_Member]:
-        """The upstreams in the order in which they are asked, without those that are avoided if others are left."""
+    def _order(self) -> tuple[list[_Member], bool]:
+        """The upstreams in the order in which they are asked, and whether all of them are to be avoided.
+
+        Those that are to be avoided are left out where others are left.
+        """
         rules = self._rules
-        order = [member for member in self._members if not rules.max_fails or member.fails <= rules.max_fails]
-        if not order:
+        order = [member for member in self._members if not self._avoids or member.fails <= rules.max_fails]
+        all_avoided = not order
+        if all_avoided:
             self._metrics.increase(FORWARD_HEALTH_BROKEN)
             if rules.fail_fast:
                 raise UpstreamError("no healthy proxies", silent=True)
@@ -222,7 +234,7 @@ class Pool:
             order = order[first:] + order[:first]
         if len(order) > 1:
             order.sort(key=lambda member: member.is_suspect)
-        return order
+        return order, all_avoided
 
     async def _check_one(self, member: _Member) -> None:
         check = self._rules.check
@@ -241,7 +253,7 @@ class Pool:
 
     def _suspect(self, members: Iterable[_Member]) -> None:
         """Note who is silent: until they answer something, others are asked first."""
-        if not self._rules.max_fails:
+        if not self._avoids:
             return
         now = time.perf_counter()
         for member in members:
@@ -253,11 +265,11 @@ class Pool:
             return
         member.fails += 1
         self._ailing.set()
-        if self._rules.max_fails and member.fails == self._rules.max_fails + 1:
+        if self._avoids and member.fails == self._rules.max_fails + 1:
             log.warning("upstream %s is avoided after %d failures: %s", member.label, member.fails, error)
 
     def _answered(self, member: _Member) -> None:
-        if self._rules.max_fails and member.fails > self._rules.max_fails:
+        if self._avoids and member.fails > self._rules.max_fails:
             log.info("upstream %s answers again", member.label)
         member.fails = 0
         member.is_suspect = False

@@ -69,20 +69,26 @@ def network_error(step: str, error: OSError) -> UpstreamError:
     return UpstreamError(f"{step}: {reason(error)}", own=error.errno in _OWN_ERRORS)
 
 
-def open_socket(kind: socket.SocketKind, upstream: Upstream, source: str = "") -> socket.socket:
-    """A socket that doesn't block, bound to an address of this machine where one is given. Raises UpstreamError."""
-    dial = f"dial {'udp' if kind == socket.SOCK_DGRAM else 'tcp'} {upstream}"
+def open_udp(upstream: Upstream, source: str = "") -> socket.socket:
+    """A UDP socket that doesn't block, connected to the upstream. Raises UpstreamError.
+
+    It is bound to an address of this machine where one is given.
+    """
+    step = "socket"
+    sock = None
     try:
-        sock = socket.socket(upstream.family, kind)
-    except OSError as error:
-        raise network_error(f"{dial}: socket", error) from error
-    try:
+        sock = socket.socket(upstream.family, socket.SOCK_DGRAM)
         sock.setblocking(False)
         if source:
+            step = "bind"
             sock.bind((source, 0))
+        step = "connect"
+        # A UDP socket is connected at once: the kernel then drops what others send to it.
+        sock.connect((upstream.host, upstream.port))
     except OSError as error:
-        sock.close()
-        raise network_error(f"{dial}: bind", error) from error
+        if sock is not None:
+            sock.close()
+        raise network_error(f"dial udp {upstream}: {step}", error) from error
     return sock
 
 
@@ -124,7 +130,10 @@ def reason(error: OSError) -> str:
         return f"failed to verify certificate: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
         return (error.reason or str(error)).lower().replace("_", " ")
-    return os.strerror(error.errno).lower() if error.errno else str(error).lower()
+    # Names that can't be resolved (a zone of an IPv6 address is one) have numbers of their own, below zero.
+    if error.errno is None or error.errno <= 0:
+        return (error.strerror or str(error)).lower()
+    return os.strerror(error.errno).lower()
 
 
 def is_address(text: str) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-import socket
 import ssl
 from collections.abc import Callable
 from typing import cast
@@ -18,11 +17,13 @@ from typing import cast
 import msgspec
 
 from kdns.upstream.question import Question
-from kdns.upstream.sockets import Upstream, UpstreamError, most_connections, network_error, open_socket, path_of, reason
+from kdns.upstream.sockets import Upstream, UpstreamError, most_connections, network_error, reason, show
 from kdns.wire.message import Message, decode
 
 # A connection on which so many frames in a row answer nothing that was asked is worth nothing, and costs time.
 MOST_WRONG_FRAMES = 100
+# RFC 7858 §3.4 wants few: each costs both ends a handshake, and servers that know TLS answer in any order.
+MOST_TLS_CONNECTIONS = 10
 
 
 class Keeping(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,12 +57,14 @@ class Connections:
         self._keeping = keeping
         self._context = context
         self._count = count
-        self._most = most_connections()
+        self._most = min(most_connections(), MOST_TLS_CONNECTIONS if context is not None else 1 << 16)
         self._dialing = 0
         self._open: set[_Connection] = set()
         # The one that was used last stands last, and is used first: so the surplus grows old.
         self._idle: list[_Connection] = []
         self._timer: asyncio.TimerHandle | None = None
+        # Who waits for a connection while as many as there may be are being made.
+        self._waiting: list[asyncio.Future[None]] = []
 
     async def ask(self, question: Question, deadline: float) -> Message:
         """The reply, by `deadline` of the loop's clock. Raises UpstreamError."""
@@ -87,55 +90,81 @@ class Connections:
 
     async def _connection(self, deadline: float) -> tuple[_Connection, bool]:
         """A connection for one more question, and whether it is new."""
-        now = asyncio.get_running_loop().time()
-        while self._idle:
-            connection = self._idle.pop()
-            if self._is_good(connection, now):
-                self._count(True)
-                return connection, False
-            connection.close()
-        if len(self._open) + self._dialing < self._most:
-            self._count(False)
-            self._dialing += 1
-            try:
-                return await self._dial(deadline), True
-            finally:
-                self._dialing -= 1
-        shared = [connection for connection in self._open if connection.is_usable]
-        if not shared:
-            raise UpstreamError(f"dial tcp {self._upstream}: too many connections under way", own=True)
-        self._count(True)
-        return min(shared, key=lambda connection: connection.questions), False
-
-    async def _dial(self, deadline: float) -> _Connection:
         loop = asyncio.get_running_loop()
-        upstream = self._upstream
-        sock = open_socket(socket.SOCK_STREAM, upstream, self._source)
-        step = f"dial tcp {upstream}"
-        verb = "connect"
+        while True:
+            now = loop.time()
+            while self._idle:
+                connection = self._idle.pop()
+                if self._is_good(connection, now):
+                    self._count(True)
+                    return connection, False
+                connection.close()
+            if len(self._open) + self._dialing < self._most:
+                self._count(False)
+                return await self._dial(deadline), True
+            shared = [connection for connection in self._open if connection.is_usable]
+            if shared:
+                self._count(True)
+                return min(shared, key=lambda connection: connection.questions), False
+            await self._change(deadline)
+
+    async def _change(self, deadline: float) -> None:
+        """Wait until a connection was made, given back or lost."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
         try:
             async with asyncio.timeout_at(deadline):
-                await loop.sock_connect(sock, (upstream.host, upstream.port))
-                path = f"tcp {path_of(sock, upstream)}"
-                if self._context is not None:
-                    step, verb = f"read {path}", "tls"
-                name = None
-                if self._context is not None:
-                    name = upstream.server_name or upstream.host.partition("%")[0]
+                await future
+        except TimeoutError as error:
+            raise UpstreamError(f"dial tcp {self._upstream}: i/o timeout", silent=True) from error
+        finally:
+            if future in self._waiting:
+                self._waiting.remove(future)
+
+    def _tell(self) -> None:
+        """Let those who wait look again."""
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    async def _dial(self, deadline: float) -> _Connection:
+        self._dialing += 1
+        try:
+            connection = await self._connect(deadline)
+        finally:
+            self._dialing -= 1
+            self._tell()
+        # It may be gone already, and nobody would take it out then.
+        if connection.is_usable:
+            self._open.add(connection)
+        return connection
+
+    async def _connect(self, deadline: float) -> _Connection:
+        loop = asyncio.get_running_loop()
+        upstream = self._upstream
+        name = None
+        if self._context is not None:
+            name = upstream.server_name or upstream.host.partition("%")[0]
+        try:
+            async with asyncio.timeout_at(deadline):
+                # The loop makes the socket, too: one that we made would be ours and the transport's, and when the
+                # handshake fails nobody could say who may close it.
                 _, connection = await loop.create_connection(
-                    lambda: _Connection(path, self._lost), sock=sock, ssl=self._context, server_hostname=name
+                    lambda: _Connection(upstream, self._lost),
+                    upstream.host,
+                    upstream.port,
+                    ssl=self._context,
+                    server_hostname=name,
+                    local_addr=(self._source, 0) if self._source else None,
                 )
         except TimeoutError as error:
-            sock.close()
-            raise UpstreamError(f"{step}: i/o timeout", silent=True) from error
+            raise UpstreamError(f"dial tcp {upstream}: i/o timeout", silent=True) from error
         except OSError as error:
-            sock.close()
-            raise network_error(f"{step}: {verb}", error) from error
-        except BaseException:
-            sock.close()
-            raise
+            raise network_error(
+                f"dial tcp {upstream}: {'tls' if isinstance(error, ssl.SSLError) else 'connect'}", error
+            ) from error
         connection.made = loop.time()
-        self._open.add(connection)
         return connection
 
     def _is_good(self, connection: _Connection, now: float) -> bool:
@@ -157,6 +186,7 @@ class Connections:
             connection.close()
             return
         self._idle.append(connection)
+        self._tell()
         if self._timer is None:
             self._timer = loop.call_later(self._keeping.idle_seconds, self._sweep)
 
@@ -173,6 +203,7 @@ class Connections:
 
     def _lost(self, connection: _Connection) -> None:
         self._open.discard(connection)
+        self._tell()
         if connection in self._idle:
             self._idle.remove(connection)
 
@@ -180,8 +211,9 @@ class Connections:
 class _Connection(asyncio.Protocol):
     """One connection, and the questions on it that wait for a reply."""
 
-    def __init__(self, path: str, lost: Callable[[_Connection], None]) -> None:
-        self.path = path
+    def __init__(self, upstream: Upstream, lost: Callable[[_Connection], None]) -> None:
+        # For errors: `tcp 10.244.0.5:41012->10.0.0.10:53`.
+        self.path = f"tcp {upstream}"
         self.made = 0.0
         self.used = 0.0
         self._tell = lost
@@ -239,6 +271,9 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # A cast: the transports of uvloop are none of asyncio's classes.
         self._transport = cast(asyncio.WriteTransport, transport)
+        local = transport.get_extra_info("sockname")
+        if local:
+            self.path = f"tcp {show(local[:2])}->{self.path.removeprefix('tcp ')}"
 
     def data_received(self, data: bytes) -> None:
         buffer = self._buffer

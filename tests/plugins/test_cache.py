@@ -26,12 +26,15 @@ from kdns.metrics import (
     Metrics,
 )
 from kdns.plugins.cache import VERIFY_SECONDS, Cache, Limits, Stale, rules_of
+from kdns.plugins.forward import Forward
 from kdns.plugins.whoami import Whoami
 from kdns.wire import names
 from kdns.wire.query import AA, AD, CD, RA, RD, TC, Query
 from kdns.wire.records import Rcode, Record, Type, address, rcode_to_text, soa, to_text
 from kdns.wire.reply import encode
 from tests.plugins import trial
+from tests.upstream.fake import says as says_on_the_wire
+from tests.upstream.fake import silence, upstream
 
 WWW = names.from_text("www.example.org")
 ZONE = names.from_text("example.org")
@@ -768,3 +771,35 @@ def test_a_name_outside_of_its_zones_costs_no_coroutine_of_ours() -> None:
 
     assert cache.handle(trial.request("www.example.org. A"), next) is made[0]
     made[0].close()
+
+
+# With `forward`
+
+
+def test_replies_of_a_real_upstream_are_kept_and_so_is_its_silence() -> None:
+    async def story() -> None:
+        async with upstream(says_on_the_wire(b"\x0a\0\0\1"), silence) as fake:
+            block = Block(Process(Metrics(), trial.Clock()), [names.ROOT], 53)
+            options = f"forward . {fake.upstream} {{\n read_timeout 10ms\n max_fails 0\n}}"
+            plugins = [trial.plugin(Cache, "cache", block), trial.plugin(Forward, options, block)]
+            chain = fold([plugin.handle for plugin in plugins if plugin.handle is not None])
+
+            async def ask(question: str) -> Answer:
+                done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+                said = start(chain(trial.request(question)), done.set_result)
+                return said if isinstance(said, Answer) else await done
+
+            assert shown(await ask("www.example.org. A")) == [
+                "NOERROR ra forward",
+                "www.example.org. 30 IN A 10.0.0.1",
+            ]
+            assert shown(await ask("WWW.example.org. A")) == ["NOERROR ra cache", "www.example.org. 30 IN A 10.0.0.1"]
+            assert len(fake.udp) == 1
+            assert fake.udp[0][2:4] == (RD | AD).to_bytes(2, "big")
+            first = await ask("other.example.org. A")
+            assert (first.rcode, first.plugin, bool(first.cause)) == (Rcode.SERVFAIL, "forward", True)
+            asked = len(fake.udp)
+            assert shown(await ask("other.example.org. A")) == ["SERVFAIL EDE 22 cache"]
+            assert len(fake.udp) == asked
+
+    asyncio.run(story())

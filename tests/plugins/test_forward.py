@@ -77,6 +77,8 @@ def text(answer: Answer) -> list[str]:
         ("forward example.org {0}", "example.org. A", True),
         ("forward example.org {0}", "notexample.org. A", False),
         ("forward example.org {0}", "org. A", False),
+        # The bytes of the zone stand at its end, within a label.
+        ("forward example.org {0}", "not\\007example.org. A", False),
         ("forward 10.0.0.0/9 {0}", "1.0.0.10.in-addr.arpa. PTR", True),
         ("forward 10.0.0.0/9 {0}", "1.0.128.10.in-addr.arpa. PTR", False),
         ("forward . {0} {{\n except example.org lan\n}}", "www.example.org. A", False),

@@ -103,7 +103,7 @@ def test_what_is_said_of_a_name(options: str, asked: str, answer: str) -> None:
         ("hosts FILE", "example.net 10.in-addr.arpa", "5.0.0.10.in-addr.arpa. PTR", PTR),
         ("hosts FILE example.net", ".", "notexample.net. A", "next"),
     ],
-)  # fmt: skip
+)
 def test_only_the_names_of_its_zones_are_its_own(line: str, zones: str, asked: str, answer: str) -> None:
     assert said(hosts(f"{line} {{\n{LINES}\n}}", zones), asked) == answer
 

@@ -2,18 +2,21 @@
 
 import re
 import struct
+from random import Random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kdns.chain import Answer, Next, Request, failure, start
-from kdns.kubernetes.objects import Synced
+from kdns.kubernetes.objects import Event, Synced
 from kdns.plugins.rewrite import Rewrite
 from kdns.wire import names
 from kdns.wire.message import decode
 from kdns.wire.records import Rcode, Record, Type, address, soa, srv, to_text, type_to_text
-from tests.kubernetes.test_cluster import namespace, service
+from tests.kubernetes.test_cluster import QUESTIONS, START, histories, namespace, service
 from tests.plugins import trial
-from tests.test_kept import Kept, packet
+from tests.test_kept import Kept, packet, without_serial
 
 IP = bytes((10, 1, 0, 7))
 
@@ -79,10 +82,18 @@ def text(answer: Answer) -> list[str]:
         # A label that begins with a length byte of another is no label of that length.
         ("name suffix .a. .b.", "x\\001a. A", "x\\001a. A"),
         ("name substring prod dev", "x.prod.prod-2.org. A", "x.dev.dev-2.org. A"),
-        ("name substring service.us-west-1.example.org service.us-west-1.consul", "ftp.service.us-west-1.example.org. A", "ftp.service.us-west-1.consul. A"),
+        (
+            "name substring service.us-west-1.example.org service.us-west-1.consul",
+            "ftp.service.us-west-1.example.org. A",
+            "ftp.service.us-west-1.consul. A",
+        ),
         ("name substring a.b c", "x.a.b.org. A", "x.c.org. A"),
         ("name substring a.b c", "xa.by.org. A", "xcy.org. A"),
-        (r"name regex (.*)-(us-west-1)\.example\.org {1}.service.{2}.consul", "ftp-us-west-1.example.org. A", "ftp.service.us-west-1.consul. A"),
+        (
+            r"name regex (.*)-(us-west-1)\.example\.org {1}.service.{2}.consul",
+            "ftp-us-west-1.example.org. A",
+            "ftp.service.us-west-1.consul. A",
+        ),
         (r"name regex ^x\. y.org", "x.anything. A", "y.org. A"),
         (r"name regex ^(x)?y\. {1}.{0}org", "y.net. A", "SERVFAIL"),
         (r"name regex b b.org", "a.B.c. A", "b.org. A"),
@@ -93,7 +104,7 @@ def text(answer: Answer) -> list[str]:
         # Three words after `name`, of which two are names: the first is how they are matched; of two it isn't.
         ("name suffix prefix", "suffix. A", "prefix. A"),
     ],
-)  # fmt: skip
+)
 def test_what_is_asked_behind_a_rule(rule: str, question: str, asked: str) -> None:
     request = trial.request(question)
     query = request.query
@@ -207,7 +218,8 @@ def test_several_rules_are_turned_back_from_the_last_to_the_first() -> None:
     assert text(answer) == ["a.org. 30 IN A 10.1.0.7"]
 
 
-VALUES = r"name suffix .a.org .b.org answer name (.*)\.b\.org {1}.a.org value (.*)\.b\.org\. {1}.a.org answer value ^x\. y.org"
+VALUES = r"name suffix .a.org .b.org answer name (.*)\.b\.org {1}.a.org "
+VALUES += r"value (.*)\.b\.org\. {1}.a.org answer value ^x\. y.org"
 PLAIN, OTHER = name("x.b.org"), name("z.net")
 NAPTR = struct.pack("!HH", 1, 2) + b"\1s\3sip\0" + PLAIN
 SOA = soa(PLAIN, 30, PLAIN, name("x.b.org"), 1, 30)
@@ -224,11 +236,14 @@ SOA = soa(PLAIN, 30, PLAIN, name("x.b.org"), 1, 30)
         (Record(OTHER, Type.PTR, 30, name("w.b.org")), "z.net. 30 IN PTR w.a.org."),
         (Record(OTHER, Type.MX, 30, b"\0\5" + name("w.b.org")), "z.net. 30 IN MX 5 w.a.org."),
         (srv(OTHER, 30, 1, 80, name("w.b.org")), "z.net. 30 IN SRV 0 1 80 w.a.org."),
-        (soa(OTHER, 30, name("w.b.org"), name("v.b.org"), 1, 30), "z.net. 30 IN SOA w.a.org. v.b.org. 1 7200 1800 86400 30"),
+        (
+            soa(OTHER, 30, name("w.b.org"), name("v.b.org"), 1, 30),
+            "z.net. 30 IN SOA w.a.org. v.b.org. 1 7200 1800 86400 30",
+        ),
         (Record(OTHER, Type.TXT, 30, b"\7x.b.org"), 'z.net. 30 IN TXT "x.b.org"'),
         (Record(OTHER, Type.NAPTR, 30, struct.pack("!HH", 1, 2) + b"\1s\3sip\0" + name("w.b.org")), "NAPTR"),
     ],
-)  # fmt: skip
+)
 def test_names_in_the_data_of_records(record: Record, shown: str) -> None:
     for section in ("answer", "authority", "additional"):
         found = answers(VALUES, "x.a.org. A", Answer(**{section: [record]}))
@@ -407,6 +422,22 @@ def test_an_answer_to_a_rewritten_name_is_kept_and_forgotten_with_the_name_it_co
     assert said(none) == ["z.a.svc.cluster.example.org. 5 IN A 10.3.0.8"]
 
 
+@settings(max_examples=10, deadline=None)
+@given(histories(10), st.integers(0, 2**32))
+def test_whatever_happens_a_kept_reply_to_a_rewritten_name_is_never_old(happened: list[Event], seed: int) -> None:
+    random = Random(seed)
+    kept = Kept("pods verified", REWRITTEN)
+    kept.plugin.apply([*START, Synced()])
+    rewritten = [(each.replace(b"\x05local", b"\x07example\x03org"), rtype) for each, rtype in QUESTIONS]
+    for event in [*happened, *happened[::-1]]:
+        asked = [packet(each, rtype) for each, rtype in random.sample(rewritten, 20)]
+        for query in asked:
+            kept.ask(query)
+        kept.plugin.apply([event])
+        for query in asked:
+            assert without_serial(kept.ask(query)) == without_serial(kept.ask(query, fresh=True))
+
+
 def test_srv_records_of_a_rewritten_suffix_lead_to_names_of_the_clients_domain() -> None:
     kept = Kept("pods insecure", REWRITTEN)
     kept.plugin.apply([namespace("a"), service("10.3.0.1", name="x", where="a"), Synced()])
@@ -420,45 +451,112 @@ def test_srv_records_of_a_rewritten_suffix_lead_to_names_of_the_clients_domain()
 
 # Mistakes
 
+FIELDS = "`name`, `type`, `class`, `ttl`, `cname`, `rcode` or `edns0`"
+KINDS = "[exact|prefix|suffix|substring|regex]"
+ANSWER = "`answer`, or nothing after TO"
+SECONDS = "seconds, or a range of them: `30`, `30-300`, `30-` or `-300`"
+LARGEST = "seconds from 0 to 2147483647, the smaller number first"
+REFUSED = "answers have the rewritten name, and clients may refuse them | name | `answer auto` at the end turns it back"
+
 
 @pytest.mark.parametrize(
     ("line", "drawn"),
     [
         ("rewrite", "`rewrite` needs [continue|stop] FIELD"),
         ("rewrite stop", "`rewrite`: `stop` stands before a rule | stop"),
-        ("rewrite nam a b", "`rewrite` takes a rule | nam | `name`, `type`, `class`, `ttl`, `cname`, `rcode` or `edns0`, found `nam` | did you mean `name`?"),
-        ("rewrite a.org b.org", "`rewrite` takes a rule | a.org | `name`, `type`, `class`, `ttl`, `cname`, `rcode` or `edns0`, found `a.org`"),
+        (
+            "rewrite nam a b",
+            f"`rewrite` takes a rule | nam | {FIELDS}, found `nam` | did you mean `name`?",
+        ),
+        (
+            "rewrite a.org b.org",
+            f"`rewrite` takes a rule | a.org | {FIELDS}, found `a.org`",
+        ),
         ("rewrite answer auto", "`rewrite`: a rule for the answer stands behind a rule of a `name` | answer"),
-        ("rewrite name a.org", "`rewrite`: this rule has too few words: it is `name [exact|prefix|suffix|substring|regex] FROM TO [answer ...]` | a.org"),
-        ("rewrite name a.org b.org c.org", "`rewrite` takes a rule | c.org | `answer`, or nothing after TO, found `c.org`"),
-        ("rewrite {\n name a b\n name c d\n}", "`rewrite` takes a rule | name | `answer`, or nothing after TO, found `name` | each rule has a `rewrite` of its own"),
+        (
+            "rewrite name a.org",
+            f"`rewrite`: this rule has too few words: it is `name {KINDS} FROM TO [answer ...]` | a.org",
+        ),
+        (
+            "rewrite name a.org b.org c.org",
+            "`rewrite` takes a rule | c.org | `answer`, or nothing after TO, found `c.org`",
+        ),
+        (
+            "rewrite {\n name a b\n name c d\n}",
+            f"`rewrite` takes a rule | name | {ANSWER}, found `name` | each rule has a `rewrite` of its own",
+        ),
         ("rewrite name a..b c", "`rewrite`: `a..b` is no name: a label has 1 to 63 bytes | a..b"),
         ("rewrite name a b answer", "`rewrite`: `answer` stands before `auto`, `name` or `value` | answer"),
         ("rewrite name a b answer all", "`rewrite` takes a rule | all | `auto`, `name` or `value`, found `all`"),
         ("rewrite name a b answer name c", "`rewrite`: `answer name` takes a pattern and what takes its place | name"),
-        ("rewrite name a b answer auto answer name c d", "`rewrite`: `answer auto` and `answer name` cannot both be set | name"),
+        (
+            "rewrite name a b answer auto answer name c d",
+            "`rewrite`: `answer auto` and `answer name` cannot both be set | name",
+        ),
         ("rewrite name regex ( b", "`rewrite` takes a rule | ( | a regular expression (missing ): (), found `(`"),
-        ("rewrite name regex (a)(b) {3}", "`rewrite` takes a rule | {3} | no more than the 2 groups of `(a)(b)`, found `{3}`"),
-        ("rewrite name regex a{1}b{2} {1}", "`rewrite` takes a rule | {1} | no more than the 0 groups of `a{1}b{2}`, found `{1}`"),
+        (
+            "rewrite name regex (a)(b) {3}",
+            "`rewrite` takes a rule | {3} | no more than the 2 groups of `(a)(b)`, found `{3}`",
+        ),
+        (
+            "rewrite name regex a{1}b{2} {1}",
+            "`rewrite` takes a rule | {1} | no more than the 0 groups of `a{1}b{2}`, found `{1}`",
+        ),
         ("rewrite type A", "`rewrite`: this rule has too few words: it is `type FROM TO` | A"),
         ("rewrite type A AAAA MX", "`rewrite` takes a rule | MX | `type FROM TO`, found `MX`"),
-        ("rewrite type A QUAD", "`rewrite` takes a rule | QUAD | a type of records, such as `A` or `AAAA`, found `QUAD`"),
+        (
+            "rewrite type A QUAD",
+            "`rewrite` takes a rule | QUAD | a type of records, such as `A` or `AAAA`, found `QUAD`",
+        ),
         ("rewrite class IN XX", "`rewrite` takes a rule | XX | `IN`, `CH` or `HS`, found `XX`"),
-        ("rewrite ttl a.org five", "`rewrite` takes a rule | five | seconds, or a range of them: `30`, `30-300`, `30-` or `-300`, found `five`"),
-        ("rewrite ttl a.org -", "`rewrite` takes a rule | - | seconds, or a range of them: `30`, `30-300`, `30-` or `-300`, found `-`"),
-        ("rewrite ttl a.org 9-5", "`rewrite` takes a rule | 9-5 | seconds from 0 to 2147483647, the smaller number first, found `9-5`"),
-        ("rewrite ttl a.org 4294967295", "`rewrite` takes a rule | 4294967295 | seconds from 0 to 2147483647, the smaller number first, found `4294967295`"),
-        ("rewrite rcode a.org NOPE 3", "`rewrite` takes a rule | NOPE | a response code, such as `NXDOMAIN` or `3`, found `NOPE`"),
-        ("rewrite rcode a.org 3 9999", "`rewrite` takes a rule | 9999 | a response code, such as `NXDOMAIN` or `3`, found `9999`"),
-        ("rewrite edns0 cookie set", "`rewrite` takes a rule | cookie | `edns0 local`, `edns0 nsid` or `edns0 subnet`, found `cookie`"),
-        ("rewrite edns0 local put", "`rewrite` takes a rule | put | `edns0 local set`, `append`, `replace` or `unset`, found `put`"),
-        ("rewrite edns0 local set 0xffee", "`rewrite`: this rule has too few words: it is `edns0 local set CODE DATA [revert]` | 0xffee"),
-        ("rewrite edns0 local set 0x10000 a", "`rewrite` takes a rule | 0x10000 | a number from 0 to 65535, found `0x10000`"),
-        ("rewrite edns0 local set 7 0xabc", "`rewrite` takes a rule | 0xabc | whole bytes in hex, such as `0x61626364`, found `0xabc`"),
+        (
+            "rewrite ttl a.org five",
+            f"`rewrite` takes a rule | five | {SECONDS}, found `five`",
+        ),
+        (
+            "rewrite ttl a.org -",
+            f"`rewrite` takes a rule | - | {SECONDS}, found `-`",
+        ),
+        (
+            "rewrite ttl a.org 9-5",
+            f"`rewrite` takes a rule | 9-5 | {LARGEST}, found `9-5`",
+        ),
+        (
+            "rewrite ttl a.org 4294967295",
+            f"`rewrite` takes a rule | 4294967295 | {LARGEST}, found `4294967295`",
+        ),
+        (
+            "rewrite rcode a.org NOPE 3",
+            "`rewrite` takes a rule | NOPE | a response code, such as `NXDOMAIN` or `3`, found `NOPE`",
+        ),
+        (
+            "rewrite rcode a.org 3 9999",
+            "`rewrite` takes a rule | 9999 | a response code, such as `NXDOMAIN` or `3`, found `9999`",
+        ),
+        (
+            "rewrite edns0 cookie set",
+            "`rewrite` takes a rule | cookie | `edns0 local`, `edns0 nsid` or `edns0 subnet`, found `cookie`",
+        ),
+        (
+            "rewrite edns0 local put",
+            "`rewrite` takes a rule | put | `edns0 local set`, `append`, `replace` or `unset`, found `put`",
+        ),
+        (
+            "rewrite edns0 local set 0xffee",
+            "`rewrite`: this rule has too few words: it is `edns0 local set CODE DATA [revert]` | 0xffee",
+        ),
+        (
+            "rewrite edns0 local set 0x10000 a",
+            "`rewrite` takes a rule | 0x10000 | a number from 0 to 65535, found `0x10000`",
+        ),
+        (
+            "rewrite edns0 local set 7 0xabc",
+            "`rewrite` takes a rule | 0xabc | whole bytes in hex, such as `0x61626364`, found `0xabc`",
+        ),
         ("rewrite edns0 subnet set 33 56", "`rewrite` takes a rule | 33 | a number from 0 to 32, found `33`"),
         ("rewrite stop {\n name a b {\n c d\n }\n}", "`name` takes no block | name"),
     ],
-)  # fmt: skip
+)
 def test_what_it_does_not_take_is_told(line: str, drawn: str) -> None:
     assert brief(trial.problems(Rewrite, line)) == drawn
 
@@ -478,13 +576,22 @@ def brief(drawing: str) -> str:
 @pytest.mark.parametrize(
     ("line", "drawn"),
     [
-        ("rewrite name suffix .a .b", "answers have the rewritten name, and clients may refuse them | name | `answer auto` at the end turns it back"),
-        ("rewrite name regex a b answer value b a", "answers have the rewritten name, and clients may refuse them | name | `answer auto` at the end turns it back"),
-        ("rewrite edns0 local set 0xffee {client_ip} revert", "`edns0` has no effect: no upstream is sent EDNS options | edns0"),
+        (
+            "rewrite name suffix .a .b",
+            REFUSED,
+        ),
+        (
+            "rewrite name regex a b answer value b a",
+            REFUSED,
+        ),
+        (
+            "rewrite edns0 local set 0xffee {client_ip} revert",
+            "`edns0` has no effect: no upstream is sent EDNS options | edns0",
+        ),
         ("rewrite edns0 local unset 0xffee", "`edns0` has no effect: no upstream is sent EDNS options | edns0"),
         ("rewrite continue edns0 subnet set 24 56", "`edns0` has no effect: no upstream is sent EDNS options | edns0"),
     ],
-)  # fmt: skip
+)
 def test_what_can_hardly_be_meant_is_told(line: str, drawn: str) -> None:
     assert brief(trial.problems(Rewrite, line)) == drawn
 

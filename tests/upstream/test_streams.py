@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import re
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -177,14 +178,51 @@ def test_when_there_are_enough_they_are_shared(run: Run, monkeypatch: pytest.Mon
     run(story())
 
 
-def test_when_all_are_still_being_made_it_is_nobodys_fault_but_ours(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_burst_waits_for_connections_that_are_being_made(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "most_connections", lambda: 2)
 
     async def story() -> None:
-        async with upstream(tcp=silence) as fake, connected(fake) as (found, _):
-            asked = [asyncio.ensure_future(ask(found, f"{number}.example.org.", 0.1)) for number in range(3)]
+        async with upstream(tcp=lambda query: [0.02, reply(query, RIGHT)]) as fake, connected(fake) as (found, _):
+            answers = await asyncio.gather(*(ask(found, f"{number}.example.org.") for number in range(50)))
+            assert answers == [[RIGHT]] * 50
+            assert (fake.connections, found._waiting) == (2, [])
+
+    run(story())
+
+
+def test_a_burst_to_one_that_hangs_up_on_everybody_comes_to_an_end(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "most_connections", lambda: 2)
+
+    async def story() -> None:
+        async with upstream(tcp=lambda query: [b""]) as fake, connected(fake) as (found, _):
+            asked = (ask(found, f"{number}.example.org.") for number in range(20))
             outcomes = await asyncio.gather(*asked, return_exceptions=True)
-            assert [isinstance(outcome, UpstreamError) and outcome.own for outcome in outcomes] == [False, False, True]
+            assert {type(outcome) for outcome in outcomes} == {UpstreamError}
+            assert (found._open, found._waiting, found._dialing) == (set(), [], 0)
+
+    run(story())
+
+
+def test_a_burst_to_one_that_never_takes_a_connection_times_out(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "most_connections", lambda: 2)
+
+    async def story() -> None:
+        with socket.socket() as full:
+            # The backlog of a listener that accepts nothing is full after a connection or two.
+            full.bind(("127.0.0.1", 0))
+            full.listen(0)
+            port = full.getsockname()[1]
+            with contextlib.ExitStack() as stack:
+                for _ in range(2):
+                    other = stack.enter_context(socket.socket())
+                    other.setblocking(False)
+                    with contextlib.suppress(BlockingIOError):
+                        other.connect(("127.0.0.1", port))
+                async with connected(Upstream("127.0.0.1", port)) as (found, _):
+                    asked = (ask(found, f"{number}.example.org.", 0.2) for number in range(5))
+                    outcomes = await asyncio.gather(*asked, return_exceptions=True)
+                    assert {str(outcome) for outcome in outcomes} == {f"dial tcp 127.0.0.1:{port}: i/o timeout"}
+                    assert (found._open, found._waiting, found._dialing) == (set(), [], 0)
 
     run(story())
 

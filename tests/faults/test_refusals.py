@@ -1,0 +1,132 @@
+"""Servers that refuse, are away, or are no API servers at all. Rows W11, W24 and W27."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+from tests.faults import faults
+from tests.faults.api import expired
+from tests.faults.patience import always, eventually
+from tests.faults.rows import RESOURCES, beginnings, begins
+from tests.faults.trial import FAST, row, trial
+from tests.faults.wire import Request
+
+# W11 · refusals
+
+
+REFUSALS = {
+    "429": faults.status(429, retry_after=1, reason="TooManyRequests"),
+    "429 without a time": faults.status(429),
+    "500": faults.status(500, reason="InternalError", message="etcdserver: request timed out"),
+    "503": faults.status(503, reason="ServiceUnavailable"),
+    "504": faults.status(504, reason="Timeout"),
+    "408": faults.status(408),
+    "rubbish for a time": faults.status(429, retry_after=float("nan")),
+}
+
+
+@row
+@pytest.mark.parametrize("refusal", REFUSALS)
+async def test_w11_a_watch_that_is_refused_waits_and_resumes(seed: int, refusal: str) -> None:
+    async with trial(seed) as it:
+        lists = len(beginnings(it))
+        rule = it.fake.on("watch", "services", REFUSALS[refusal], times=2)
+        it.fake.cut()
+        await it.churn(20)
+        await eventually(lambda: rule.met == 2, 6)
+        await it.in_step()
+        assert len(beginnings(it)) == lists
+        gaps = pauses(it.fake.asked("watch", "services")[1:])
+        assert min(gaps) >= (1.0 if refusal == "429" else FAST.first_pause * 0.9)
+
+
+@row
+@pytest.mark.parametrize("refusal", ["500", "503", "429 without a time"])
+async def test_w11_a_list_that_is_refused_is_asked_for_again(seed: int, refusal: str) -> None:
+    async with trial(seed) as it:
+        rule = it.fake.on("", "", REFUSALS[refusal], times=9, where=begins)
+        for resource in RESOURCES:
+            it.fake.say(resource, expired())
+        it.fake.store.compact()
+        await it.churn(20)
+        await it.in_step()
+        assert rule.met == 9
+
+
+@row
+async def test_w11_a_server_that_refuses_connections_is_tried_ever_less_often(seed: int) -> None:
+    async with trial(seed) as it:
+        it.fake.refuse()
+        await it.churn(30, a_second=50)
+        it.look_at_all()
+        await always(lambda: not it.source.connected, 0.5)
+        await it.fake.accept()
+        began = it.fake.requests[-1].time
+        await it.in_step()
+        assert beginnings(it, began) == []
+
+
+# W24 · clocks
+
+
+@row
+async def test_w24_a_clock_that_jumps_by_hours(seed: int) -> None:
+    offset = 0.0
+
+    def clock() -> float:
+        return 1_700_000_000.0 + offset
+
+    async with trial(seed, clock=clock) as it:
+        for jump in (3600.0, -7200.0, 86400.0):
+            it.fake.refuse()
+            offset += jump
+            await it.churn(10, a_second=100)
+            it.look_at_all()
+            await it.fake.accept()
+            await it.in_step(3)
+
+
+# W27 · replies that are no API's
+
+
+NO_API = {
+    "a proxy's page": faults.html(502),
+    "a proxy's page with 200": faults.html(200),
+    "protobuf": faults.protobuf(),
+    "nothing": faults.empty(),
+    "gzip undeclared": faults.gzipped(declared=False),
+    "404": faults.status(404, message="the server could not find the requested resource"),
+}
+
+
+@row
+@pytest.mark.parametrize("reply", NO_API)
+async def test_w27_replies_that_are_no_apis_are_failures(seed: int, reply: str) -> None:
+    async with trial(seed) as it:
+        if seed % 2:
+            it.fake.on("watch", "", faults.no_watch_list(), times=None)
+        rule = it.fake.on("", "", NO_API[reply], times=12)
+        for resource in RESOURCES:
+            it.fake.say(resource, expired())
+        it.fake.store.compact()
+        await eventually(lambda: rule.met == 12)
+        await it.churn(20)
+        await it.in_step()
+
+
+@row
+async def test_w27_gzip_that_says_so_is_read(seed: int) -> None:
+    async with trial(seed) as it:
+        it.fake.on("watch", "", faults.no_watch_list(), times=None)
+        it.fake.on("list", "", faults.gzipped(), times=3)
+        for resource in RESOURCES:
+            it.fake.say(resource, expired())
+        it.fake.store.compact()
+        await it.churn(20)
+        await it.in_step()
+
+
+def pauses(requests: list[Request]) -> list[float]:
+    return [after.time - before.time for before, after in pairwise(requests)]
