@@ -3,13 +3,16 @@
 A key is a query after its two ID bytes, folded to lower case: for queries that end with their question, or with an OPT
 without options; no other is kept. A value is the reply after its ID. Each reply stands under the tags that it depends
 on, and `forget` drops those of a tag and no other, so a kept reply is never older than the model.
+What others said has a lifetime besides: it ends by the clock, and till then its TTLs go down.
 Knows bytes and tags; no chain, no sockets.
 """
 
 from __future__ import annotations
 
+import struct
+import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice, repeat
 from random import Random
 from typing import Any
@@ -20,10 +23,13 @@ Tag = tuple[Any, ...]
 
 # RFC 1035 §4.1: the header; in a key and in a kept reply the ID is missing.
 _HEADER, _ID = 12, 2
-_TYPE_AND_CLASS, _OPT = 4, 11
+_TYPE_AND_CLASS, _OPT, _TYPE_OPT = 4, 11, 41
 # Root name and type 41, the beginning of an OPT record.
 _OPT_BEGINS = b"\x00\x00\x29"
 _NO_OPTIONS = b"\x00\x00"
+# A record after its owner: type, class, TTL, length of its data; and where in it the TTL is.
+_FIELDS, _TTL, _POINTER = struct.Struct("!HHIH"), 4, 0xC0
+_COUNTS = struct.Struct("!HHH")
 
 # What an entry costs beside its bytes: the Kept and its iterator, two dicts' slots. Measured with tracemalloc.
 ENTRY_BYTES = 500
@@ -44,6 +50,19 @@ class Bounds(msgspec.Struct, frozen=True):
     variants: int = 16
 
 
+class Lifetime(msgspec.Struct, frozen=True):
+    """How long a reply is true as it stands: from `since` until `until`, in seconds since 1970.
+
+    With `ttl_seconds` its TTLs are that much at first and go down at each whole second. `used` is told how often the
+    reply was sent, some time after.
+    """
+
+    since: float
+    until: float
+    ttl_seconds: int | None = None
+    used: Callable[[int], None] | None = None
+
+
 class Kept:
     """The replies to one question. `next(kept.replies, None)` is one to send, or None when another has to be made.
 
@@ -51,12 +70,33 @@ class Kept:
     `times` at once.
     """
 
-    __slots__ = ("_made", "_reply_size", "_row", "key", "replies", "size", "tags", "times", "uses")
+    __slots__ = (
+        "_clock",
+        "_made",
+        "_reply_size",
+        "_row",
+        "key",
+        "lifetime",
+        "replies",
+        "size",
+        "tags",
+        "times",
+        "uses",
+    )
 
     def __init__(
-        self, key: bytes, reply_size: int, row: list[float], times: list[float], tags: tuple[Tag, ...]
+        self,
+        key: bytes,
+        reply_size: int,
+        row: list[float],
+        times: list[float],
+        tags: tuple[Tag, ...],
+        lifetime: Lifetime | None,
+        clock: Callable[[], float],
     ) -> None:
         self.key = key
+        self.lifetime = lifetime
+        self._clock = clock
         self.times = times
         self._row = row
         self._reply_size = reply_size
@@ -73,10 +113,19 @@ class Kept:
         row[0] += uses
         row[1] += uses * (len(self.key) + _ID)
         row[2] += uses * self._reply_size
+        if uses and self.lifetime is not None and self.lifetime.used is not None:
+            self.lifetime.used(uses)
+
+    def goes_with(self, lifetime: Lifetime | None) -> bool:
+        """Whether a reply with this lifetime says the same as the replies that are here."""
+        mine = self.lifetime
+        if mine is None or lifetime is None:
+            return mine is lifetime
+        return (mine.since, mine.until) == (lifetime.since, lifetime.until)
 
     def always(self, reply: bytes) -> None:
         """Send this one, as long as it is kept."""
-        self.replies = repeat(reply)
+        self._send(repeat(reply))
 
     def also(self, reply: bytes, variants: int, random: Random) -> None:
         """One more order of the same records, in place of the oldest. Until there are enough each query brings one."""
@@ -85,7 +134,10 @@ class Kept:
             del made[0]
         made.append(reply)
         if len(made) == variants:
-            self.replies = iter(random.sample(made, variants))
+            self._send(iter(random.sample(made, variants)))
+
+    def _send(self, replies: Iterator[bytes]) -> None:
+        self.replies = replies if self.lifetime is None else _ageing(replies, self.lifetime, self._clock)
 
 
 class _Generation:
@@ -173,9 +225,12 @@ class Table:
 class AnswerCache:
     """What one socket's clients were answered."""
 
-    def __init__(self, bounds: Bounds | None = None, random: Random | None = None) -> None:
+    def __init__(
+        self, bounds: Bounds | None = None, random: Random | None = None, clock: Callable[[], float] = time.time
+    ) -> None:
         self._bounds = bounds or Bounds()
         self._random = random or Random()
+        self._clock = clock
         self._changes = 0
         self._recent: deque[set[Tag]] = deque(maxlen=REMEMBERED)
         self._clear()
@@ -196,6 +251,8 @@ class AnswerCache:
         if kept is not None:
             body = next(kept.replies, None)
             if body is None:
+                # Who makes another one may want to know how often this one was sent.
+                kept.tell()
                 return None
             kept.uses += 1
             return packet[:_ID] + body, kept
@@ -208,6 +265,8 @@ class AnswerCache:
         kept = self.positive.find(key) or self.negative.find(key)
         body = None if kept is None else next(kept.replies, None)
         if kept is None or body is None:
+            if kept is not None:
+                kept.tell()
             return None
         kept.uses += 1
         # What the reply says of the question's name are pointers to it, so the client finds its own spelling.
@@ -222,10 +281,12 @@ class AnswerCache:
         tags: Iterable[Tag],
         negative: bool,
         varies: bool,
+        lifetime: Lifetime | None = None,
     ) -> None:
         """Keep the reply to a packet, which must be one that has a key, for as long as none of its tags is forgotten.
 
-        `varies` tells that another reply would have another order or choice of the same records.
+        `varies` tells that another reply would have another order or choice of the same records. With a `lifetime` it
+        is not kept for longer than that.
         """
         end = question_end(packet)
         if not end:
@@ -235,12 +296,12 @@ class AnswerCache:
         body = reply[_ID:_HEADER] + key[_HEADER - _ID : end - _TYPE_AND_CLASS - _ID] + reply[end - _TYPE_AND_CLASS :]
         table = self.negative if negative else self.positive
         kept = table.find(key)
-        if kept is not None and varies:
+        if kept is not None and varies and kept.goes_with(lifetime):
             kept.also(body, self._bounds.variants, self._random)
             return
         if kept is not None:
             table.remove(kept)
-        kept = Kept(key, len(reply), row, times, tuple(tags))
+        kept = Kept(key, len(reply), row, times, tuple(tags), lifetime, self._clock)
         if varies:
             kept.also(body, self._bounds.variants, self._random)
             kept.size += len(body) * self._bounds.variants
@@ -276,6 +337,51 @@ class AnswerCache:
             for kept in table:
                 if kept.uses:
                     kept.tell()
+
+
+def _ageing(replies: Iterator[bytes], lifetime: Lifetime, clock: Callable[[], float]) -> Iterator[bytes]:
+    """The replies, their TTLs brought down to what is left at each moment, until the lifetime is over."""
+    since, until, ttl_seconds = lifetime.since, lifetime.until, lifetime.ttl_seconds
+    # Most uses find the reply of the present second made.
+    age, made, aged = -1, b"", b""
+    for reply in replies:
+        now = clock()
+        # Before it began: the clock was set back, and nobody knows how old it is.
+        if not since <= now < until:
+            return
+        if ttl_seconds is None:
+            yield reply
+            continue
+        if int(now - since) != age or reply is not made:
+            age, made = int(now - since), reply
+            aged = with_ttl(reply, max(0, ttl_seconds - age))
+        yield aged
+
+
+def with_ttl(reply: bytes, seconds: int) -> bytes:
+    """The reply, which lacks its ID, with this TTL in all its records but OPT."""
+    counts = sum(_COUNTS.unpack_from(reply, 6 - _ID))
+    position = _after_name(reply, _HEADER - _ID) + _TYPE_AND_CLASS
+    ttl = seconds.to_bytes(4, "big")
+    parts: list[bytes] = []
+    copied = 0
+    for _ in range(counts):
+        position = _after_name(reply, position)
+        rtype, _, _, length = _FIELDS.unpack_from(reply, position)
+        if rtype != _TYPE_OPT:
+            parts += (reply[copied : position + _TTL], ttl)
+            copied = position + 2 * _TTL
+        position += _FIELDS.size + length
+    parts.append(reply[copied:])
+    return b"".join(parts)
+
+
+def _after_name(reply: bytes, position: int) -> int:
+    while length := reply[position]:
+        if length >= _POINTER:
+            return position + 2
+        position += length + 1
+    return position + 1
 
 
 def question_end(packet: bytes) -> int:

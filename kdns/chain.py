@@ -9,11 +9,12 @@ again.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
 from typing import Any, ClassVar, Protocol, TypeVar
 
-from kdns.answers import AnswerCache
+from kdns.answers import AnswerCache, Lifetime
 from kdns.corefile import Directive
 from kdns.errors import KdnsError, Problem
 from kdns.metrics import Metrics
@@ -36,12 +37,13 @@ SILENCE = -1
 class Answer:
     """What a handler says: a response code, three sections of records, and what the server should make of them.
 
+    `lifetime` is how its TTLs go down, where they do: whoever gives its records other TTLs sets it to None.
     `plugin` is who answered, for metrics. `error` is an extended error's code and text (RFC 8914). `cause` is what went
     wrong, for the `errors` directive. `flags` are AA, RA, AD and TC as they stand in a header; AA alone unless
     told otherwise.
     """
 
-    __slots__ = ("additional", "answer", "authority", "cause", "error", "flags", "plugin", "rcode")
+    __slots__ = ("additional", "answer", "authority", "cause", "error", "flags", "lifetime", "plugin", "rcode")
 
     def __init__(
         self,
@@ -62,6 +64,7 @@ class Answer:
         self.plugin = plugin
         self.error = error
         self.cause = cause
+        self.lifetime: Lifetime | None = None
 
     @property
     def unclaimed(self) -> bool:
@@ -85,6 +88,7 @@ class Request:
 
     `tags` gathers what the answer depends on; `keep` is False once it depends on more than its tags and its question.
     `varies` is True where the same question may as well get another order or choice of the same records.
+    `until` is when the answer, TTLs and all, stops to be true, if it does: a moment in seconds since 1970.
     `now` is the time of arrival in seconds since 1970. `zone` is the zone of the server block that runs it.
     `reply_options` are EDNS options for the reply, as bytes; only for a client who sent options itself.
     """
@@ -101,6 +105,7 @@ class Request:
         "server",
         "tags",
         "transport",
+        "until",
         "varies",
         "zone",
     )
@@ -125,6 +130,7 @@ class Request:
         self.tags: set[Tag] = set()
         self.keep = True
         self.varies = False
+        self.until = math.inf
         self.reply_options = b""
         self._callbacks: list[Callable[[bytes, Answer], None]] | None = None
 
@@ -163,6 +169,7 @@ class Request:
         answer = await self.server.resolve(child)
         self.keep = self.keep and child.keep
         self.varies = self.varies or child.varies
+        self.until = min(self.until, child.until)
         return answer
 
     def after_reply(self, callback: Callable[[bytes, Answer], None]) -> None:

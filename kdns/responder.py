@@ -7,6 +7,7 @@ Law: docs/coredns.md (routing), RFC 6891 §6.1.3 (EDNS versions), RFC 1034 §4.3
 from __future__ import annotations
 
 import logging
+import math
 import struct
 from collections.abc import Callable, Coroutine, Iterable
 from time import perf_counter
@@ -14,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from kdns.answers import AnswerCache, Bounds
+from kdns.answers import AnswerCache, Bounds, Lifetime
 from kdns.chain import SILENCE, Answer, Next, Process, Request, Waiter, failure, start
 from kdns.metrics import PACKETS_DROPPED, PANICS, SECONDS, TRAILING_BYTES, Metrics, time_bucket
 from kdns.wire import names
@@ -94,7 +95,7 @@ class Responder:
         """
         kept = self._answers.get((transport, six))
         if kept is None:
-            kept = AnswerCache(None if transport == "udp" else _TCP_BOUNDS)
+            kept = AnswerCache(None if transport == "udp" else _TCP_BOUNDS, clock=self._process.clock)
             self._answers[transport, six] = kept
             self._process.answers.append(kept)
             self._metrics.before_reading(kept.tell)
@@ -237,7 +238,11 @@ class Responder:
         if keep:
             if not query.options and not query.trailing:
                 answers = self.answers(request.transport, ":" in client[0])
-                answers.keep(packet, reply, row, times, request.tags, not outcome.answer, request.varies)
+                lifetime = outcome.lifetime
+                if lifetime is None and request.until != math.inf:
+                    # Made of an answer that ages; what becomes of its TTLs only the chain knows.
+                    lifetime = Lifetime(request.now, request.until)
+                answers.keep(packet, reply, row, times, request.tags, not outcome.answer, request.varies, lifetime)
             return reply
         try:
             request.replied(reply, outcome)

@@ -263,8 +263,8 @@ def _each_record(answer: Answer, change: Callable[[Record], Record]) -> Answer:
 
 
 def _changed(first: Answer, /, **parts: Any) -> Answer:
-    """An answer of its own: who made the first one may have it for others."""
-    fields = {name: getattr(first, name) for name in Answer.__slots__}
+    """An answer of its own: who made the first one may have it for others. How its TTLs go down is no longer known."""
+    fields = {name: getattr(first, name) for name in Answer.__slots__ if name != "lifetime"}
     return Answer(**(fields | parts))
 
 

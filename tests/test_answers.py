@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
 from random import Random
 
 import pytest
 
-from kdns.answers import AnswerCache, Bounds, question_end
+from kdns.answers import AnswerCache, Bounds, Lifetime, question_end, with_ttl
 from kdns.wire import names
 
 A, HTTPS = b"\0\1\0\1", b"\0\x41\0\1"
@@ -195,3 +196,93 @@ def test_names_in_use_outlive_a_flood_of_others() -> None:
     # They are forgotten as ever, wherever they have moved.
     answers.forget({WEB})
     assert all(answers.find(packet) is None for packet in hot)
+
+
+# Lifetimes
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def record(owner: bytes, ttl: int, data: bytes, rtype: int = 1) -> bytes:
+    return owner + struct.pack("!HHIH", rtype, 1, ttl, len(data)) + data
+
+
+def message_of(asked: bytes, *ttls: int, opt: bytes = b"") -> bytes:
+    """A reply with a record for each TTL, and OPT; the owner of every other one is spelled out."""
+    end = question_end(asked)
+    counts = struct.pack("!HHHH", 1, len(ttls), 0, 1 if opt else 0)
+    owners = [b"\xc0\x0c", names.from_text("web.shop")] * len(ttls)
+    records = b"".join(record(owner, ttl, b"\x0a\0\0\1") for owner, ttl in zip(owners, ttls, strict=False))
+    return asked[:2] + b"\x85\0" + counts + asked[12:end] + records + opt
+
+
+@pytest.mark.parametrize("opt", [b"", OPT])
+def test_a_ttl_is_set_in_all_records_but_opt(opt: bytes) -> None:
+    asked = query("web.shop", opt=opt)
+    for count in range(4):
+        made = message_of(asked, *(30, 31, 32)[:count], opt=opt)
+        assert with_ttl(made[2:], 7) == message_of(asked, *(7,) * count, opt=opt)[2:]
+
+
+def test_a_reply_with_a_lifetime_ages_at_each_whole_second_and_ends() -> None:
+    clock = Clock()
+    answers = AnswerCache(clock=clock)
+    asked = query("web.shop", opt=OPT)
+    told: list[int] = []
+    lifetime = Lifetime(1000.0, 1002.5, 2, told.append)
+    answers.keep(asked, message_of(asked, 2, opt=OPT), [0.0] * 3, [0.0] * 20, (), False, False, lifetime)
+    for now, ttl in ((1000.0, 2), (1000.9, 2), (1001.0, 1), (1002.4, 0)):
+        clock.now = now
+        assert found(answers, asked) == message_of(asked, ttl, opt=OPT)
+    assert told == []
+    for now in (1002.5, 1001.0):
+        clock.now = now
+        assert found(answers, asked) is None
+    assert told == [4]
+
+
+def test_a_clock_that_was_set_back_ends_a_lifetime() -> None:
+    clock = Clock()
+    answers = AnswerCache(clock=clock)
+    asked = query("web.shop")
+    answers.keep(asked, message_of(asked, 2), [0.0] * 3, [0.0] * 20, (), False, False, Lifetime(1000.0, 1002.0, 2))
+    clock.now = 999.0
+    assert found(answers, asked) is None
+
+
+def test_a_reply_without_ttl_in_its_lifetime_stays_as_it_is_until_then() -> None:
+    clock = Clock()
+    answers = AnswerCache(clock=clock)
+    asked = query("web.shop")
+    answers.keep(asked, message_of(asked, 30), [0.0] * 3, [0.0] * 20, (), False, False, Lifetime(1000.0, 1002.0))
+    clock.now = 1001.9
+    assert found(answers, asked) == message_of(asked, 30)
+    clock.now = 1002.0
+    assert found(answers, asked) is None
+
+
+def test_orders_age_together_and_those_of_an_older_message_go_with_it() -> None:
+    clock = Clock()
+    answers = AnswerCache(Bounds(variants=2), Random(1), clock)
+    asked = query("web.shop")
+
+    def keep_order(last: bytes, since: float) -> None:
+        made = message_of(asked, 30)[:-1] + last
+        answers.keep(asked, made, [0.0] * 3, [0.0] * 20, (), False, True, Lifetime(since, since + 30, 30))
+
+    keep_order(b"\1", 1000.0)
+    assert found(answers, asked) is None
+    keep_order(b"\2", 1000.0)
+    clock.now = 1010.0
+    seen = {found(answers, asked), found(answers, asked)}
+    assert seen == {message_of(asked, 20)[:-1] + last for last in (b"\1", b"\2")}
+    keep_order(b"\3", 1010.0)
+    assert found(answers, asked) is None
+    keep_order(b"\4", 1010.0)
+    seen = {found(answers, asked), found(answers, asked)}
+    assert seen == {message_of(asked, 30)[:-1] + last for last in (b"\3", b"\4")}

@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import math
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import Annotated, Any
 
 import msgspec
 
+from kdns.answers import Lifetime
 from kdns.chain import Answer, Block, Next, Plugin, Request, Waiter, start
 from kdns.corefile import Directive, Token
 from kdns.errors import Problem
@@ -255,14 +257,35 @@ class Cache(Plugin):
         if message is None:
             self._count(CACHE_MISSES)
             return await self._fetch(request, next, key)
-        # It is true for a while only.
-        request.keep = False
         self._count(CACHE_HITS, message.kind)
         if now >= message.until:
+            request.keep = False
             return await self._answer_stale(request, next, key, message)
         if self._ends_soon(message, now):
             self._refresh(request, next, key, message, now)
-        return self._reply(query, message, message.ttl_seconds if self._keep_ttl else message.left_seconds(now))
+        answer = self._reply(query, message, message.ttl_seconds if self._keep_ttl else message.left_seconds(now))
+        self._age(request, message, answer, now)
+        return answer
+
+    def _age(self, request: Request, message: Message, answer: Answer, now: float) -> None:
+        """Let the reply be kept as bytes, until it ends or somebody has to decide whether to fetch it anew."""
+        amount, _, percent = self._prefetch
+        until = message.until - (math.ceil(percent * message.ttl_seconds / 100) if amount else 0)
+        if now >= until:
+            request.keep = False
+            return
+        request.until = min(request.until, until, message.stored + int(now - message.stored) + 1)
+        ttl_seconds = None if self._keep_ttl or message.kind is Kind.FAILURE else message.ttl_seconds
+        used = functools.partial(self._used, message)
+        answer.lifetime = Lifetime(message.stored, until, ttl_seconds, used)
+
+    def _used(self, message: Message, times: int) -> None:
+        """Count what was sent without asking here. Pauses between these are taken for short ones."""
+        self._count(CACHE_REQUESTS, by=times)
+        self._count(CACHE_HITS, message.kind, times)
+        if self._prefetch[0]:
+            message.hits += times
+            message.last_hit = self._clock()
 
     async def _fetch(self, request: Request, next: Next, key: Key) -> Answer:
         """What the rest of the chain says, and keep it."""
