@@ -323,6 +323,10 @@ class Metrics(Collector):
         """
         self._sources.setdefault(metric, []).append(source)
 
+    def unread(self, metric: Metric, source: Callable[[], Mapping[Labels, float]]) -> None:
+        """Ask `source` no more."""
+        self._sources[metric].remove(source)
+
     def drop(self, reason: str) -> None:
         """Count a packet that gets no reply, or a part of one that nobody reads."""
         self.increase(PACKETS_DROPPED, reason)

@@ -163,7 +163,11 @@ def test_ttls_that_were_rewritten_stay_so_in_what_is_kept() -> None:
     here = Here()
     rewrite = trial.plugin(Rewrite, "rewrite ttl suffix example.org 77", here.block)
     assert rewrite.handle is not None
-    chain = fold([rewrite.handle, lambda request, next: here.chain(request)])
+
+    def behind(request: Request, next: Next) -> Coroutine[Any, Any, Answer]:
+        return here.chain(request)
+
+    chain = fold([rewrite.handle, behind])
     responder = Responder([Site(names.ROOT, chain, "dns://:53")], here.process, here.process.metrics)
     query = packet(NAMES[1], Type.A)
     for _ in range(8):

@@ -118,7 +118,7 @@ class ApiSource:
         """Watch for ever; ends only by being cancelled, and closes its connections then."""
         self._began = self._clock()
         self._numbers.read(metrics.KUBERNETES_AGE, self._ages)
-        self._numbers.read(metrics.KUBERNETES_CONNECTED, lambda: {(): float(self.connected)})
+        self._numbers.read(metrics.KUBERNETES_CONNECTED, self._connected)
         try:
             async with asyncio.TaskGroup() as group:
                 for watch in self.watches:
@@ -126,7 +126,12 @@ class ApiSource:
                     group.create_task(self._unending(lambda watch=watch: self._audit(watch)))  # type: ignore[misc]
                 group.create_task(self._unending(self._probe))
         finally:
+            self._numbers.unread(metrics.KUBERNETES_AGE, self._ages)
+            self._numbers.unread(metrics.KUBERNETES_CONNECTED, self._connected)
             await self._client.close()
+
+    def _connected(self) -> dict[tuple[str, ...], float]:
+        return {(): float(self.connected)}
 
     def _ages(self) -> dict[tuple[str, ...], float]:
         now = self._clock()

@@ -93,11 +93,20 @@ class Live:
         self._source.assume(restored)
         if restored:
             self.started.set()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._source.run())
-            group.create_task(self._give_up_waiting())
-            if self._options.snapshot:
-                group.create_task(self._write_snapshots())
+        self._numbers.read(metrics.SNAPSHOT_AGE, self._snapshot_age)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._source.run())
+                group.create_task(self._give_up_waiting())
+                if self._options.snapshot:
+                    group.create_task(self._write_snapshots())
+        finally:
+            self._numbers.unread(metrics.SNAPSHOT_AGE, self._snapshot_age)
+
+    def _snapshot_age(self) -> dict[tuple[str, ...], float]:
+        if not self._snapshot_time:
+            return {}
+        return {(self._options.snapshot,): self._clock() - self._snapshot_time}
 
     async def _give_up_waiting(self) -> None:
         await asyncio.sleep(self._options.startup_timeout)
@@ -156,7 +165,6 @@ class Live:
 
     async def _write_snapshots(self) -> None:
         path, written = self._options.snapshot, -1
-        self._numbers.read(metrics.SNAPSHOT_AGE, lambda: {(path,): self._clock() - self._snapshot_time})
         await self._synced.wait()
         while True:
             serial = self._cluster.serial
