@@ -1,8 +1,9 @@
 """Replies that were made before, by the bytes of their question, and exactly forgotten when what they say changes.
 
 A key is a query after its two ID bytes, folded to lower case: for queries that end with their question, or with an OPT
-without options; no other is kept. A value is the reply after its ID. Each reply stands under the tags that it depends
-on, and `forget` drops those of a tag and no other, so a kept reply is never older than the model.
+with no option or with a client's cookie, whose value is left out; no other is kept. A value is the reply after its ID.
+Each reply stands under the tags that it depends on, and `forget` drops those of a tag and no other, so a kept reply is
+never older than the model. A name that isn't there may speak for its siblings (`Denial`), whose number has no bound.
 What others said has a lifetime besides: it ends by the clock, and till then its TTLs go down.
 Knows bytes and tags; no chain, no sockets.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 import struct
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from itertools import islice, repeat
 from random import Random
 from typing import Any
@@ -23,19 +24,32 @@ Tag = tuple[Any, ...]
 
 # RFC 1035 §4.1: the header; in a key and in a kept reply the ID is missing.
 _HEADER, _ID = 12, 2
+# In a key, where the leftmost label of the name begins, behind its length.
+_LABEL = _HEADER - _ID + 1
 _TYPE_AND_CLASS, _OPT, _TYPE_OPT = 4, 11, 41
 # Root name and type 41, the beginning of an OPT record.
 _OPT_BEGINS = b"\x00\x00\x29"
 _NO_OPTIONS = b"\x00\x00"
+# The length of an OPT's data, and a client's cookie (RFC 7873 §4), up to its value. No reply depends on that: there are
+# no cookies of ours, so clients never send them back.
+_COOKIE_BEGINS = b"\x00\x0c\x00\x0a\x00\x08"
+_COOKIE, _OPT_WITH_COOKIE = 8, 23
+# In the first byte of the flags.
+_TC = 0x02
+# An A and an AAAA record of the question's name, by their sizes.
+_ADDRESS_BEGINS = {16: b"\xc0\x0c\x00\x01\x00\x01", 28: b"\xc0\x0c\x00\x1c\x00\x01"}
 # A record after its owner: type, class, TTL, length of its data; and where in it the TTL is.
 _FIELDS, _TTL, _POINTER = struct.Struct("!HHIH"), 4, 0xC0
 _COUNTS = struct.Struct("!HHH")
 
-# What an entry costs beside its bytes: the Kept and its iterator, two dicts' slots. Measured with tracemalloc.
-ENTRY_BYTES = 500
+# What an entry costs beside its bytes: the Kept, its tags and two dicts' slots. Measured with tracemalloc.
+ENTRY_BYTES = 300
 TAG_BYTES = 150
 # Waiting answers older than this many changes are not kept: nobody remembers any more what changed meanwhile.
 REMEMBERED = 1000
+# Of so many questions lately denied one byte each is remembered: strangers' names are asked once, and keeping a reply
+# costs two thirds of what it cost to make it.
+_ASKED = 1 << 16
 
 
 class Bounds(msgspec.Struct, frozen=True):
@@ -63,56 +77,39 @@ class Lifetime(msgspec.Struct, frozen=True):
     used: Callable[[int], None] | None = None
 
 
-class Kept:
-    """The replies to one question. `next(kept.replies, None)` is one to send, or None when another has to be made.
+class Kept(msgspec.Struct, gc=False, eq=False):
+    """The replies to one question: `body` each time, or, without one, what `next(kept.replies, None)` gives.
 
+    None tells that another has to be made.
     `uses` counts those that were sent and are not in the metrics yet: in `row`, by `tell`; how long they took goes into
     `times` at once.
     """
 
-    __slots__ = (
-        "_clock",
-        "_made",
-        "_reply_size",
-        "_row",
-        "key",
-        "lifetime",
-        "replies",
-        "size",
-        "tags",
-        "times",
-        "uses",
-    )
+    # Not for the garbage collector: nothing here leads back to it, and of tens of thousands it would visit each one.
+    key: bytes
+    query_size: int
+    reply_size: int
+    row: list[float]
+    times: list[float]
+    tags: tuple[Tag, ...]
+    size: int = 0
+    uses: int = 0
+    body: bytes = b""
+    replies: Iterator[bytes] = iter(())
+    made: list[bytes] | None = None
+    lifetime: Lifetime | None = None
+    clock: Callable[[], float] = time.time
 
-    def __init__(
-        self,
-        key: bytes,
-        reply_size: int,
-        row: list[float],
-        times: list[float],
-        tags: tuple[Tag, ...],
-        lifetime: Lifetime | None,
-        clock: Callable[[], float],
-    ) -> None:
-        self.key = key
-        self.lifetime = lifetime
-        self._clock = clock
-        self.times = times
-        self._row = row
-        self._reply_size = reply_size
-        self.tags = tags
-        self.uses = 0
-        self.size = ENTRY_BYTES + len(key) + TAG_BYTES * len(tags)
-        self.replies: Iterator[bytes] = iter(())
-        self._made: list[bytes] = []
+    def __post_init__(self) -> None:
+        self.size += ENTRY_BYTES + len(self.key) + TAG_BYTES * len(self.tags)
 
     def tell(self) -> None:
         """Bring the metrics up to date: queries, bytes of queries, bytes of replies."""
         uses, self.uses = self.uses, 0
-        row = self._row
+        row = self.row
         row[0] += uses
-        row[1] += uses * (len(self.key) + _ID)
-        row[2] += uses * self._reply_size
+        row[1] += uses * self.query_size
+        row[2] += uses * self.reply_size
         if uses and self.lifetime is not None and self.lifetime.used is not None:
             self.lifetime.used(uses)
 
@@ -123,21 +120,78 @@ class Kept:
             return mine is lifetime
         return (mine.since, mine.until) == (lifetime.since, lifetime.until)
 
+    def next(self) -> bytes | None:
+        """The body of a reply to send, or None when another has to be made."""
+        return self.body or next(self.replies, None)
+
     def always(self, reply: bytes) -> None:
         """Send this one, as long as it is kept."""
-        self._send(repeat(reply))
+        if self.lifetime is None:
+            self.body = reply
+        else:
+            self.send(repeat(reply))
 
     def also(self, reply: bytes, variants: int, random: Random) -> None:
         """One more order of the same records, in place of the oldest. Until there are enough each query brings one."""
-        made = self._made
+        made = self.made = self.made or []
         if len(made) == variants:
             del made[0]
         made.append(reply)
         if len(made) == variants:
-            self._send(iter(random.sample(made, variants)))
+            self.send(iter(_shuffled(made, random)))
 
-    def _send(self, replies: Iterator[bytes]) -> None:
-        self.replies = replies if self.lifetime is None else _ageing(replies, self.lifetime, self._clock)
+    def send(self, replies: Iterator[bytes]) -> None:
+        """Send these in turn."""
+        self.replies = replies if self.lifetime is None else _ageing(replies, self.lifetime, self.clock)
+
+
+def _orders(body: bytes, first: int, records: list[bytes], variants: int, random: Random) -> Iterator[bytes]:
+    """A reply with the records that begin at `first` in ever other orders, without end, as `Kept.also` has them."""
+    before, after = body[:first], body[first + len(records) * len(records[0]) :]
+    made = [body]
+    yield body
+    while True:
+        # Each the first time when it is wanted: most names aren't asked for so often.
+        if len(made) == variants:
+            yield from _shuffled(made, random)
+            del made[0]
+        made.append(before + b"".join(_shuffled(records, random)) + after)
+        if len(made) < variants:
+            yield made[-1]
+
+
+def _shuffled(values: list[bytes], random: Random) -> list[bytes]:
+    # A third of the time of `random.shuffle`, and as fair: two of these numbers are equal once in 2**53.
+    return [value for _, value in sorted([(random.random(), value) for value in values])]
+
+
+def _addresses(body: bytes, first: int) -> list[bytes]:
+    """The records of a whole reply that has nothing but addresses of its question's name, from `first` on."""
+    flags, count, others, additional = body[0], int.from_bytes(body[4:6], "big"), body[6:8], body[8:10]
+    after = len(body)
+    if additional == b"\x00\x01" and body[-_OPT:-8] == _OPT_BEGINS:
+        after -= _OPT
+    elif additional != b"\x00\x00":
+        return []
+    size = (after - first) // count if count else 0
+    head = _ADDRESS_BEGINS.get(size)
+    if flags & _TC or others != b"\x00\x00" or head is None or count * size != after - first:
+        return []
+    records = [body[at : at + size] for at in range(first, after, size)]
+    return records if all(record.startswith(head) for record in records) else []
+
+
+class Denial(Kept, gc=False, eq=False):
+    """What is said of every name with the same parent, whose leftmost label has the same length and isn't there.
+
+    A reply is the query with `head` in place of its header behind the ID, and `tail` from `tail_at` on. `siblings` are
+    the labels that exist at present: the set itself that changes with the model, not a copy.
+    """
+
+    head: bytes = b""
+    tail: bytes = b""
+    tail_at: int = 0
+    siblings: Container[bytes] = ()
 
 
 class _Generation:
@@ -150,21 +204,26 @@ class _Generation:
 
     def __init__(self) -> None:
         self.entries: dict[bytes, Kept] = {}
-        self.index: dict[Tag, set[bytes]] = {}
+        # A set only where several have the tag: the most have one of their own.
+        self.index: dict[Tag, bytes | set[bytes]] = {}
         self.size = 0
 
     def put(self, kept: Kept) -> None:
         self.entries[kept.key] = kept
         self.size += kept.size
         for tag in kept.tags:
-            keys = self.index.get(tag)
-            if keys is None:
-                self.index[tag] = {kept.key}
-            else:
-                keys.add(kept.key)
+            held = self.index.setdefault(tag, kept.key)
+            if isinstance(held, set):
+                held.add(kept.key)
+            elif held != kept.key:
+                self.index[tag] = {held, kept.key}
 
     def forget(self, tag: Tag) -> list[Kept]:
-        found = (self.entries.pop(key, None) for key in self.index.pop(tag, ()))
+        held = self.index.pop(tag, None)
+        if held is None:
+            return []
+        keys = held if isinstance(held, set) else (held,)
+        found = (self.entries.pop(key, None) for key in keys)
         return [kept for kept in found if kept is not None]
 
 
@@ -233,11 +292,13 @@ class AnswerCache:
         self._clock = clock
         self._changes = 0
         self._recent: deque[set[Tag]] = deque(maxlen=REMEMBERED)
+        self._asked = bytearray(_ASKED)
         self._clear()
 
     def _clear(self) -> None:
         self.positive = Table(self._bounds.positive)
         self.negative = Table(self._bounds.negative)
+        self.denials = Table(self._bounds.negative)
 
     @property
     def changes(self) -> int:
@@ -246,24 +307,28 @@ class AnswerCache:
 
     def find(self, packet: bytes) -> tuple[bytes, Kept] | None:
         """The reply to a packet, if one is kept, and where it was kept."""
-        key = packet[_ID:]
+        key = _key(packet)
         kept = self.positive.find(key) or self.negative.find(key)
         if kept is not None:
-            body = next(kept.replies, None)
+            body = kept.next()
             if body is None:
                 # Who makes another one may want to know how often this one was sent.
                 kept.tell()
                 return None
             kept.uses += 1
             return packet[:_ID] + body, kept
+        denial = self.denial(key)
+        if denial is not None:
+            denial.uses += 1
+            return packet[:_ID] + denial.head + packet[_HEADER : denial.tail_at] + denial.tail, denial
         end = question_end(packet)
         name = packet[_HEADER : end - _TYPE_AND_CLASS] if end else b""
         folded = name.lower()
         if folded == name:
             return None
-        key = packet[_ID:_HEADER] + folded + packet[end - _TYPE_AND_CLASS :]
+        key = key[: _HEADER - _ID] + folded + key[end - _TYPE_AND_CLASS - _ID :]
         kept = self.positive.find(key) or self.negative.find(key)
-        body = None if kept is None else next(kept.replies, None)
+        body = None if kept is None else kept.next()
         if kept is None or body is None:
             if kept is not None:
                 kept.tell()
@@ -282,16 +347,22 @@ class AnswerCache:
         negative: bool,
         varies: bool,
         lifetime: Lifetime | None = None,
+        any_order: bool = False,
     ) -> None:
         """Keep the reply to a packet, which must be one that has a key, for as long as none of its tags is forgotten.
 
-        `varies` tells that another reply would have another order or choice of the same records. With a `lifetime` it
-        is not kept for longer than that.
+        `varies` tells that another reply would have another order or choice of the same records, `any_order` that any
+        order of its addresses would do. With a `lifetime` it is not kept for longer than that.
         """
         end = question_end(packet)
         if not end:
             return
-        key = packet[_ID:_HEADER] + packet[_HEADER : end - _TYPE_AND_CLASS].lower() + packet[end - _TYPE_AND_CLASS :]
+        key = _key(packet)
+        key = (
+            key[: _HEADER - _ID] + packet[_HEADER : end - _TYPE_AND_CLASS].lower() + key[end - _TYPE_AND_CLASS - _ID :]
+        )
+        if negative and self._is_new(key):
+            return
         # The question in the kept reply is the folded one, whoever asked first.
         body = reply[_ID:_HEADER] + key[_HEADER - _ID : end - _TYPE_AND_CLASS - _ID] + reply[end - _TYPE_AND_CLASS :]
         table = self.negative if negative else self.positive
@@ -301,21 +372,75 @@ class AnswerCache:
             return
         if kept is not None:
             table.remove(kept)
-        kept = Kept(key, len(reply), row, times, tuple(tags), lifetime, self._clock)
+        kept = Kept(key, len(packet), len(reply), row, times, tuple(tags), lifetime=lifetime, clock=self._clock)
         if varies:
-            kept.also(body, self._bounds.variants, self._random)
             kept.size += len(body) * self._bounds.variants
+            first = end - _ID
+            records = _addresses(body, first) if any_order else []
+            if records:
+                kept.send(_orders(body, first, records, self._bounds.variants, self._random))
+            else:
+                kept.also(body, self._bounds.variants, self._random)
         else:
             kept.always(body)
             kept.size += len(body)
         table.put(kept)
 
+    def denial(self, key: bytes) -> Denial | None:
+        """What is said of the siblings of a name that wasn't there, if the name of this key is one and isn't either.
+
+        The key is that of any packet, however broken: only one that is a kept one but for a label is found.
+        """
+        if len(key) <= _LABEL:
+            return None
+        after = _LABEL + key[_LABEL - 1]
+        denial = self.denials.find(key[:_LABEL] + key[after:])
+        if denial is None or key[_LABEL:after].lower() in denial.siblings:  # type: ignore[attr-defined]
+            return None
+        return denial  # type: ignore[return-value]
+
+    def deny(
+        self,
+        packet: bytes,
+        reply: bytes,
+        of_sibling: Callable[[], bytes],
+        row: list[float],
+        times: list[float],
+        tags: Iterable[Tag],
+        siblings: Container[bytes],
+    ) -> None:
+        """Keep the reply for all siblings of the question's name but these.
+
+        `of_sibling` gives the reply to such a one: it shows whether the label is in it but for the question, and then
+        nothing is kept.
+        """
+        end = question_end(packet)
+        if not end:
+            return
+        key, after = _key(packet), _LABEL + packet[_HEADER]
+        name_end = end - _TYPE_AND_CLASS - _ID
+        key = key[:_LABEL] + key[after:name_end].lower() + key[name_end:]
+        tail = reply[end:]
+        if self._is_new(key) or of_sibling()[end:] != tail:
+            return
+        denial = Denial(key, len(packet), len(reply), row, times, tuple(tags), len(tail))
+        denial.head, denial.tail, denial.tail_at, denial.siblings = reply[_ID:_HEADER], tail, end, siblings
+        self.denials.put(denial)
+
+    def _is_new(self, key: bytes) -> bool:
+        """Whether this one was not asked for lately; it has been now."""
+        mark = hash(key)
+        place, sign = mark % _ASKED, mark // _ASKED & 0xFF
+        new = self._asked[place] != sign
+        self._asked[place] = sign
+        return new
+
     def forget(self, tags: set[Tag]) -> None:
         """Drop every reply that depends on any of these."""
         self._changes += 1
         self._recent.append(tags)
-        self.positive.forget(tags)
-        self.negative.forget(tags)
+        for table in self._tables():
+            table.forget(tags)
 
     def clear(self) -> None:
         """Drop all; answers that wait are not kept either."""
@@ -333,10 +458,13 @@ class AnswerCache:
 
     def tell(self) -> None:
         """Bring the metrics up to date with every use."""
-        for table in (self.positive, self.negative):
+        for table in self._tables():
             for kept in table:
                 if kept.uses:
                     kept.tell()
+
+    def _tables(self) -> tuple[Table, ...]:
+        return self.positive, self.negative, self.denials
 
 
 def _ageing(replies: Iterator[bytes], lifetime: Lifetime, clock: Callable[[], float]) -> Iterator[bytes]:
@@ -385,11 +513,27 @@ def _after_name(reply: bytes, position: int) -> int:
 
 
 def question_end(packet: bytes) -> int:
-    """Where the question of a packet ends that nothing follows but an OPT without options; 0 for any other packet."""
+    """Where the question of a packet ends that nothing follows but an OPT with no option or a client's cookie.
+
+    0 for any other packet.
+    """
     if packet[4:10] != b"\x00\x01\x00\x00\x00\x00":
         return 0
     if packet[10:12] == b"\x00\x00":
         return len(packet)
-    if packet[10:12] == b"\x00\x01" and packet[-_OPT:-8] == _OPT_BEGINS and packet[-2:] == _NO_OPTIONS:
+    if packet[10:12] != b"\x00\x01":
+        return 0
+    if packet[-_OPT:-8] == _OPT_BEGINS and packet[-2:] == _NO_OPTIONS:
         return len(packet) - _OPT
+    if _has_cookie(packet) and packet[-_OPT_WITH_COOKIE : 3 - _OPT_WITH_COOKIE] == _OPT_BEGINS:
+        return len(packet) - _OPT_WITH_COOKIE
     return 0
+
+
+def _has_cookie(packet: bytes) -> bool:
+    return packet[-_COOKIE - 6 : -_COOKIE] == _COOKIE_BEGINS and packet[10:12] == b"\x00\x01"
+
+
+def _key(packet: bytes) -> bytes:
+    """What stands for all packets that get the same reply."""
+    return packet[_ID:-_COOKIE] if _has_cookie(packet) else packet[_ID:]

@@ -14,6 +14,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import takewhile
 
 import msgspec
 
@@ -129,7 +130,9 @@ def _listeners(blocks: Iterable[tuple[ServerBlock, Block]], problems: list[Probl
     sites: dict[tuple[str, int], dict[bytes, Site]] = {}
     first: dict[tuple[str, int, bytes], Key] = {}
     for server_block, block in blocks:
-        chain = fold([plugin.handle for plugin in block.plugins if plugin.handle is not None])
+        handling = [plugin for plugin in block.plugins if plugin.handle is not None]
+        chain = fold([plugin.handle for plugin in handling if plugin.handle is not None])
+        deniers = frozenset(plugin.name for plugin in takewhile(lambda plugin: not plugin.heeds_names, handling))
         classes = frozenset(each for plugin in block.plugins for each in plugin.classes) | {CLASS_IN}
         for key in server_block.keys:
             zone = names.from_text(key.zone)
@@ -148,7 +151,7 @@ def _listeners(blocks: Iterable[tuple[ServerBlock, Block]], problems: list[Probl
                 first[(*place, zone)] = key
                 label = _server_label(address, key.port)
                 directives = tuple(plugin.name for plugin in block.plugins)
-                sites.setdefault(place, {})[zone] = Site(zone, chain, label, classes, directives)
+                sites.setdefault(place, {})[zone] = Site(zone, chain, label, classes, directives, deniers)
     return [Listener(address, port, tuple(found.values())) for (address, port), found in sites.items()]
 
 

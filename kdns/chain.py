@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Container, Coroutine, Generator, Iterable, Sequence
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from kdns.answers import AnswerCache, Lifetime
@@ -88,6 +88,9 @@ class Request:
 
     `tags` gathers what the answer depends on; `keep` is False once it depends on more than its tags and its question.
     `varies` is True where the same question may as well get another order or choice of the same records.
+    `any_order` is True where any order of the answer's addresses would do as well.
+    `siblings` comes with a denial: the labels that exist where the question's leftmost one doesn't, for as long as the
+    tags hold. Any label but those would get the same answer; None where that can't be said.
     `until` is when the answer, TTLs and all, stops to be true, if it does: a moment in seconds since 1970.
     `now` is the time of arrival in seconds since 1970. `zone` is the zone of the server block that runs it.
     `reply_options` are EDNS options for the reply, as bytes; only for a client who sent options itself.
@@ -97,12 +100,14 @@ class Request:
         "_callbacks",
         "_client",
         "_local",
+        "any_order",
         "depth",
         "keep",
         "now",
         "query",
         "reply_options",
         "server",
+        "siblings",
         "tags",
         "transport",
         "until",
@@ -131,6 +136,8 @@ class Request:
         self.keep = True
         self.varies = False
         self.until = math.inf
+        self.any_order = False
+        self.siblings: Container[bytes] | None = None
         self.reply_options = b""
         self._callbacks: list[Callable[[bytes, Answer], None]] | None = None
 
@@ -244,10 +251,14 @@ class Plugin:
 
     `classes` are those whose questions it answers. One of another class than IN ends at the plugin that has it, so
     that no other takes it for one of IN.
+
+    `heeds_names` is False for a handler that does the same to every name of a zone, so that behind it what is said of
+    a name that doesn't exist (`Request.siblings`) may be said of others.
     """
 
     name: ClassVar[str]
     classes: ClassVar[tuple[int, ...]] = (CLASS_IN,)
+    heeds_names: ClassVar[bool] = True
     options: ClassVar[type[Options]]
     handle: Callable[[Request, Next], Coroutine[Any, Any, Answer]] | None = None
 

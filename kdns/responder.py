@@ -10,6 +10,7 @@ import logging
 import math
 import struct
 from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -50,6 +51,7 @@ class Site(msgspec.Struct, frozen=True):
     """A zone of a server block as a listener serves it: its chain, the labels that metrics give it, its classes.
 
     `directives` are the names of those in its chain.
+    `deniers` are the plugins before which no other heeds names: what they deny of one may be said of its siblings.
     """
 
     zone: bytes
@@ -57,6 +59,7 @@ class Site(msgspec.Struct, frozen=True):
     server: str
     classes: frozenset[int] = frozenset((CLASS_IN,))
     directives: tuple[str, ...] = ()
+    deniers: frozenset[str] = frozenset()
 
     @property
     def zone_text(self) -> str:
@@ -236,19 +239,35 @@ class Responder:
             outcome.plugin,
         )
         if keep:
-            if not query.options and not query.trailing:
+            if not query.trailing:
                 answers = self.answers(request.transport, ":" in client[0])
+                siblings = request.siblings
+                if siblings is not None and self._may_deny(request, outcome):
+                    of_sibling = partial(_of_sibling, query, outcome, limit)
+                    answers.deny(packet, reply, of_sibling, row, times, request.tags, siblings)
+                    return reply
                 lifetime = outcome.lifetime
                 if lifetime is None and request.until != math.inf:
                     # Made of an answer that ages; what becomes of its TTLs only the chain knows.
                     lifetime = Lifetime(request.now, request.until)
-                answers.keep(packet, reply, row, times, request.tags, not outcome.answer, request.varies, lifetime)
+                varies, any_order = request.varies, request.any_order
+                answers.keep(
+                    packet, reply, row, times, request.tags, not outcome.answer, varies, lifetime, any_order=any_order
+                )
             return reply
         try:
             request.replied(reply, outcome)
         except Exception:
             log.exception("a callback failed after the reply to %s", question_text(query))
         return reply
+
+    def _may_deny(self, request: Request, outcome: Answer) -> bool:
+        """Whether what was said of a name that doesn't exist may be said of its siblings."""
+        site = self._sites.get(request.zone)
+        if site is None or outcome.plugin not in site.deniers or outcome.error is not None or request.until != math.inf:
+            return False
+        parent = _suffix(request.query.qname, 1)
+        return not any(zone.endswith(parent) and zone != parent for zone in self._sites)
 
     def _options(self, request: Request) -> bytes:
         keepalive = self._keepalive(request.query) if request.transport == "tcp" else b""
@@ -299,6 +318,15 @@ def _suffix(name: bytes, skip: int) -> bytes:
     for _ in range(skip):
         position += name[position] + 1
     return name[position:]
+
+
+def _of_sibling(query: Query, outcome: Answer, limit: int) -> bytes:
+    """The same denial of another name, whose leftmost label can't be taken for a part of any other name."""
+    size = query.spelled[0]
+    # No length of a label is the code of a letter.
+    other = Query(query.id, query.flags, b"%c%b%b" % (size, b"z" * size, query.spelled[1 + size :]), [], query.rtype, 1)
+    other.edns, other.size, other.do = query.edns, query.size, query.do
+    return encode(other, outcome.rcode, outcome.flags, (), outcome.authority, (), limit)
 
 
 async def _refuse() -> Answer:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from random import Random
 
 import dns.message
+import msgspec
 import pytest
 import uvloop
 from hypothesis import given, settings
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from kdns import corefile
 from kdns.app import build
 from kdns.chain import Answer, Next, Process, Request, fold
-from kdns.kubernetes.objects import Event, Synced
+from kdns.kubernetes.objects import Event, Put, Synced
 from kdns.metrics import Metrics
 from kdns.plugins.kubernetes import Kubernetes
 from kdns.responder import Responder, Site
@@ -84,7 +85,8 @@ def test_whatever_happens_a_kept_reply_is_the_one_that_would_be_made_now(
     for event in [*happened, *happened[::-1]]:
         for name, rtype in random.sample(QUESTIONS, 20):
             query = packet(name, rtype, random.random() < 0.5)
-            # Kept, if it wasn't yet.
+            # Kept, if it wasn't yet: a denial from the second time on.
+            kept.ask(query)
             kept.ask(query)
             hits += kept.found(query)
             again = packet(spelled(name, random), rtype, len(query) > len(name) + 16, id=random.randbytes(2))
@@ -102,10 +104,100 @@ def test_a_change_lets_go_what_it_changes_and_nothing_else() -> None:
     x, y = (packet(names.from_text(f"{name}.a.svc.cluster.local"), Type.A) for name in "xy")
     for query in (x, y):
         kept.ask(query)
+        kept.ask(query)
         assert kept.found(query)
     kept.plugin.apply([service("10.3.0.7", name="y", where="a", team="t")])
     assert kept.found(x)
     assert not kept.found(y)
+
+
+# Denials of siblings
+
+
+def denied(kept: Kept, name: str, rtype: int = Type.A) -> bool:
+    return kept.found(packet(names.from_text(name), rtype))
+
+
+def deny(kept: Kept, name: str, edns: bool = False) -> None:
+    """Ask for a name that isn't there until the answer is kept."""
+    for _ in range(2):
+        kept.ask(packet(names.from_text(name), Type.A, edns))
+
+
+@pytest.mark.parametrize(
+    ("name", "sibling", "other"),
+    [
+        ("no.a.svc.cluster.local", "zz.a.svc.cluster.local", "zzz.a.svc.cluster.local"),
+        ("www.no.a.svc.cluster.local", "ftp.no.a.svc.cluster.local", "ftp.on.a.svc.cluster.local"),
+        ("no.svc.cluster.local", "zz.svc.cluster.local", "zz.no.svc.cluster.local"),
+        ("www.example.org.cluster.local", "ftp.example.org.cluster.local", "ftp.example.com.cluster.local"),
+        ("no.cluster.local", "zz.cluster.local", "zz.zz.cluster.local"),
+    ],
+)
+@pytest.mark.parametrize("edns", [False, True])
+def test_a_name_that_is_not_there_speaks_for_its_siblings_of_the_same_length(
+    name: str, sibling: str, other: str, edns: bool
+) -> None:
+    kept = Kept("")
+    kept.plugin.apply([*START, Synced()])
+    deny(kept, name, edns)
+    query = packet(names.from_text(sibling), Type.A, edns, id=b"\1\2")
+    assert kept.found(query)
+    assert kept.ask(query) == kept.ask(query, fresh=True)
+    assert not kept.found(packet(names.from_text(other), Type.A, edns))
+    assert not kept.found(packet(names.from_text(sibling), Type.AAAA, edns))
+    assert not kept.found(packet(names.from_text(sibling), Type.A, not edns))
+
+
+def test_a_sibling_that_is_there_or_comes_is_not_denied() -> None:
+    kept = Kept("")
+    kept.plugin.apply([*START, Synced()])
+    deny(kept, "n.a.svc.cluster.local")
+    assert denied(kept, "y.a.svc.cluster.local")
+    assert not denied(kept, "x.a.svc.cluster.local")
+    assert not denied(kept, "X.a.svc.cluster.local")
+    kept.plugin.apply([service("10.3.0.7", name="y", where="a", team="t")])
+    assert not denied(kept, "y.a.svc.cluster.local")
+    kept.plugin.apply([delete(service("10.3.0.7", name="y", where="a", team="t"))])
+    assert denied(kept, "y.a.svc.cluster.local")
+
+
+@pytest.mark.parametrize("gone", [START[1:], START, START[::-1]], ids=["services", "namespace first", "namespace last"])
+def test_a_namespace_that_was_emptied_and_filled_again_is_still_looked_into(gone: list[Put]) -> None:
+    kept = Kept("")
+    kept.plugin.apply([*START, Synced()])
+    deny(kept, "n.a.svc.cluster.local")
+    kept.plugin.apply([delete(each) for each in gone])
+    kept.plugin.apply([START[0], service("10.3.0.7", name="y", where="a", team="t")])
+    assert not denied(kept, "y.a.svc.cluster.local")
+
+
+def test_a_label_made_to_be_pointed_into_speaks_for_itself_alone() -> None:
+    kept = Kept("")
+    kept.plugin.apply([*START, Synced()])
+    # The label ends as the name of the SOA's server begins, so that a pointer could lead into it.
+    crafted = packet(b"\x05w\x03dns\x07cluster\x05local\0", Type.A)
+    for _ in range(3):
+        kept.ask(crafted)
+    assert not kept.found(packet(b"\x05abcde\x07cluster\x05local\0", Type.A))
+
+
+def test_a_plugin_that_heeds_names_keeps_denials_to_their_own_name() -> None:
+    kept = Kept("", "hosts {\n 192.0.2.1 y.a.svc.cluster.local\n fallthrough\n}")
+    kept.plugin.apply([*START, Synced()])
+    deny(kept, "n.a.svc.cluster.local")
+    assert not denied(kept, "z.a.svc.cluster.local")
+
+
+def test_a_block_of_its_own_below_is_not_denied() -> None:
+    kept = Kept("")
+    kept.plugin.apply([*START, Synced()])
+    inner = msgspec.structs.replace(kept.sites[0], zone=names.from_text("y.a.svc.cluster.local"))
+    kept.responder = Responder([*kept.sites, inner], kept.process, kept.process.metrics)
+    deny(kept, "n.a.svc.cluster.local")
+    assert not denied(kept, "z.a.svc.cluster.local")
+    deny(kept, "n.svc.cluster.local")
+    assert not denied(kept, "z.svc.cluster.local")
 
 
 def test_nothing_is_kept_before_all_was_read() -> None:
@@ -133,6 +225,27 @@ def test_what_says_more_than_its_question_is_not_kept(query: bytes, reason: str)
     kept.plugin.apply([*START, Synced()])
     kept.ask(query)
     assert not kept.found(query), reason
+
+
+def test_one_reply_is_kept_for_every_cookie() -> None:
+    kept = Kept("")
+    kept.plugin.apply([*START, Synced()])
+
+    def ask(name: str, cookie: bytes, code: bytes = b"\0\x0a") -> bytes:
+        option = code + len(cookie).to_bytes(2, "big") + cookie
+        query = packet(names.from_text(name), Type.A, edns=True)[:-2] + len(option).to_bytes(2, "big") + option
+        assert kept.ask(query) == kept.ask(query, fresh=True)
+        return query
+
+    first = ask("x.a.svc.cluster.local", b"12345678")
+    assert kept.found(first[:-8] + b"87654321")
+    assert kept.found(ask("X.a.svc.cluster.local", b"abcdefgh"))
+    assert not kept.found(packet(names.from_text("x.a.svc.cluster.local"), Type.A, edns=True))
+    # A server's part behind it, as no client of ours sends, and another option.
+    assert not kept.found(ask("x.a.svc.cluster.local", b"12345678" + b"87654321"))
+    assert not kept.found(ask("x.a.svc.cluster.local", b"12345678", b"\0\x0b"))
+    ask("n.a.svc.cluster.local", b"12345678")
+    assert kept.found(ask("z.a.svc.cluster.local", b"abcdefgh"))
 
 
 def test_what_is_logged_is_answered_anew_and_the_rest_is_kept() -> None:

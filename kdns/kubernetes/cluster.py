@@ -330,7 +330,10 @@ class Cluster:
         if name not in self.namespaces:
             return set()
         self.namespaces.remove(name)
-        return self._namespace_changed(name)
+        changed = self._namespace_changed(name)
+        if not self.services.get(name, True):
+            del self.services[name]
+        return changed
 
     def _namespace_changed(self, name: bytes) -> set[Tag]:
         changed: set[Tag] = {namespace_tag(name)}
@@ -486,7 +489,8 @@ class Cluster:
             of_namespace = self.services.get(service.namespace, {})
             if of_namespace.get(service.name) is service:
                 del of_namespace[service.name]
-                if not of_namespace:
+                # While the namespace is there its dict stays the same one: a kept denial looks into it.
+                if not of_namespace and service.namespace not in self.namespaces:
                     del self.services[service.namespace]
 
     def _reverse_tags(self, service: ServiceModel) -> set[Tag]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import string
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from random import randrange
 from typing import TypeVar
 
@@ -68,6 +68,9 @@ class NxDomain(msgspec.Struct, gc=False):
 
 
 Outcome = Found | Alias | NoData | NxDomain
+# What there is directly below the zone of a cluster.
+_BELOW_ZONE = frozenset((b"svc", b"pod", b"dns", b"dns-version"))
+
 NODATA = NoData()
 NXDOMAIN = NxDomain()
 
@@ -95,6 +98,9 @@ class Question(msgspec.Struct, gc=False):
 
     `room` is how many bytes a reply may have: of a thousand endpoints no more are told than could be sent, and then
     `varies` says that it might have been others.
+
+    Where there is no such name, `siblings` are the labels that exist in the place of its leftmost one, as long as the
+    tags hold: with any other label there the answer is the same. None where that can't be said.
     """
 
     owner: bytes
@@ -104,6 +110,7 @@ class Question(msgspec.Struct, gc=False):
     tags: set[Tag]
     room: int = 65535
     varies: bool = False
+    siblings: Container[bytes] | None = None
 
 
 def lookup(view: View, question: Question, reverse: bool) -> Outcome:
@@ -128,6 +135,8 @@ def lookup(view: View, question: Question, reverse: bool) -> Outcome:
         return _lookup_service(view, question)
     if labels[-1] == b"pod":
         return _lookup_pod(view, question)
+    if labels[-1] not in _BELOW_ZONE:
+        question.siblings = _BELOW_ZONE if len(labels) == 1 else ()
     return NXDOMAIN
 
 
@@ -234,13 +243,17 @@ def _lookup_service(view: View, question: Question) -> Outcome:
     namespace = labels[-2]
     question.tags.add(namespace_tag(namespace))
     if namespace not in view.cluster.namespaces:
+        question.siblings = view.cluster.namespaces if len(labels) == 2 else ()
         return NXDOMAIN
     if len(labels) == 2:
         return NODATA
     name, left = labels[-3], labels[:-3]
     question.tags.add(service_tag(namespace, name))
     service = view.cluster.service(namespace, name)
-    if service is None or len(left) > 2:
+    if service is None:
+        question.siblings = () if left else view.cluster.services.get(namespace)
+        return NXDOMAIN
+    if len(left) > 2:
         return NXDOMAIN
     if service.kind is Kind.EXTERNAL_NAME:
         return _lookup_external(view, question, service, left)

@@ -94,6 +94,7 @@ class ErrorsOptions(Options, directive="errors", once=True):
 class Errors(Plugin):
     name = "errors"
     options = ErrorsOptions
+    heeds_names = False
 
     def __init__(self, options: ErrorsOptions, block: Block) -> None:
         self._clock: Callable[[], float] = block.process.clock

@@ -170,6 +170,7 @@ class Kubernetes(Plugin):
 
     name: ClassVar[str] = "kubernetes"
     options: ClassVar[type[KubernetesOptions]] = KubernetesOptions
+    heeds_names: ClassVar[bool] = False
 
     def __init__(self, options: KubernetesOptions, block: Block) -> None:
         self._options = options
@@ -179,6 +180,8 @@ class Kubernetes(Plugin):
         if all(zone.reverse for zone in zones):
             raise ConfigError([Problem(_NO_FORWARD_ZONE, hint="it may stand behind `kubernetes`")])
         self._zones = sorted(zones, key=lambda zone: -len(zone.labels))
+        # With one zone within another a name's siblings may be of the inner one.
+        self._nested = any(one is not other and one.name.endswith(other.name) for one in zones for other in zones)
         self._fallthrough = [_zone(text).labels for text in options.fallthrough or ()]
         self.cluster = Cluster(self._process.clock, options.endpoint_pod_names)
         self._visible = Visible(
@@ -293,6 +296,8 @@ class Kubernetes(Plugin):
             answer = await next(request)
             # Nobody behind us: the name is of our zone, so this is a failure and no refusal.
             return failure("no next plugin found", self.name) if answer.unclaimed else answer
+        if not self._nested:
+            request.siblings = question.siblings
         return self._negative(Rcode.NXDOMAIN if type(outcome) is NxDomain else Rcode.NOERROR, zone.name)
 
     def _zone_of(self, labels: list[bytes]) -> _Zone | None:

@@ -59,6 +59,7 @@ class LoadbalanceOptions(Options, directive="loadbalance", once=True):
 class Loadbalance(Plugin):
     name = "loadbalance"
     options = LoadbalanceOptions
+    heeds_names = False
 
     def __init__(self, options: LoadbalanceOptions, block: Block) -> None:
         self._prefer = options.prefer
@@ -71,6 +72,7 @@ class Loadbalance(Plugin):
         if len(answer.answer) > 1 or len(answer.additional) > 1:
             # The next one who asks is to have another order.
             request.varies = True
+            request.any_order = not self._prefer
         if len(answer.answer) > 1:
             answer.answer = balance(answer.answer, self._random, self._prefer)
         if len(answer.authority) > 1:

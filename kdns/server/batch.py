@@ -16,7 +16,7 @@ from kdns.server.udp import SILENT_PORTS, UdpServer, destination
 if TYPE_CHECKING:
     import socket
 
-    from kdns.answers import AnswerCache, Kept
+    from kdns.answers import AnswerCache, Denial, Kept
     from kdns.server.seam import Responder
     from kdns.server.udp import UdpLimits
 
@@ -29,6 +29,8 @@ _NUMBERS = tuple(
     (number, number * PLACE_BYTES, number * PLACE_BYTES + 2, number * 16 + 14, number * 2 + 1)
     for number in range(PLACES)
 )
+# In a key, where the leftmost label of the name begins, behind its length.
+_LABEL = 11
 # As they stand in a socket address, in network order.
 _SILENT = frozenset(int.from_bytes(port.to_bytes(2, "big"), "little") for port in SILENT_PORTS)
 
@@ -68,6 +70,7 @@ class BatchedUdpServer(UdpServer):
             ring.leave_interfaces_to_routing(count)
         data, lengths, vectors = ring.data, ring.lengths, ring.vectors
         positive, negative = self._answers.positive.young_get, self._answers.negative.young_get
+        denials = self._answers.denials.young_get
         silent = ring.ports[1 : count * 16 : 16].tolist()
         # Nobody's, mostly: then no place needs a look of its own.
         silent = [] if _SILENT.isdisjoint(silent) else silent
@@ -81,7 +84,7 @@ class BatchedUdpServer(UdpServer):
             key = data[behind_id : start + lengths[length]].tobytes()
             found = positive(key) or negative(key)
             if found is not None and (not silent or silent[number] not in _SILENT):
-                body = next(found.replies, None)
+                body = found.body or next(found.replies, None)
                 if body is not None:
                     size = len(body)
                     data[behind_id : behind_id + size] = body
@@ -91,6 +94,21 @@ class BatchedUdpServer(UdpServer):
                     hits += 1
                     if many_zones:
                         used.append(found)
+                    continue
+            elif found is None and not silent and len(key) > _LABEL:
+                # As `AnswerCache.denial` does it, without its two calls.
+                after = _LABEL + key[_LABEL - 1]
+                denied: Denial | None = denials(key[:_LABEL] + key[after:])  # type: ignore[assignment]
+                if denied is not None and key[_LABEL:after].lower() not in denied.siblings:
+                    data[behind_id : behind_id + 10] = denied.head
+                    tail = start + denied.tail_at
+                    data[tail : start + denied.reply_size] = denied.tail
+                    vectors[vector] = denied.reply_size
+                    denied.uses += 1
+                    kept = denied
+                    hits += 1
+                    if many_zones:
+                        used.append(denied)
                     continue
             if not self._answer_place(number):
                 unsent.append(number)

@@ -407,7 +407,8 @@ def test_an_answer_to_a_rewritten_name_is_kept_and_forgotten_with_the_name_it_co
     assert said(front) == ["front.example.org. 5 IN A 10.3.0.1"]
     assert said(x) == ["x.a.svc.cluster.example.org. 5 IN A 10.3.0.1"]
     assert said(y) == ["y.a.svc.cluster.example.org. 5 IN A 10.3.0.2"]
-    assert decode(kept.ask(none)).rcode == Rcode.NXDOMAIN
+    # What has no records is kept from the second question on.
+    assert decode(kept.ask(none)).rcode == decode(kept.ask(none)).rcode == Rcode.NXDOMAIN
     assert all(map(kept.found, (front, x, y, none)))
     # Another spelling gets the same, and its own back.
     assert kept.ask(front.replace(b"front", b"FRONT")) == kept.ask(front).replace(b"front", b"FRONT")
