@@ -66,7 +66,7 @@ class Timing(msgspec.Struct, frozen=True):
     first_pause: float = 0.8
     longest_pause: float = 30.0
     watch: tuple[float, float] = (300.0, 600.0)
-    list_silence: float = 10.0
+    silence: float = 10.0
     probe: float = 10.0
     probe_reply: float = 4.0
     audit: float = 240.0
@@ -211,6 +211,7 @@ class Watch:
         self._clock = clock
         self._backoff = Backoff(self._timing, self._random)
         self._deadline: asyncio.Timeout | None = None
+        self._ends = 0.0
         self._streaming_list = True
         # Where the next watch goes on; without it there is a list first.
         self._resume: Version = ""
@@ -324,28 +325,30 @@ class Watch:
     async def _follow(self, listing: _Listing | None) -> None:
         """Read one watch to its end; with `listing` it begins with a list."""
         lines = Lines()
-        # What is silent in the middle of a list has stopped; a watch may be silent for long.
-        silence = None if listing is None else self._timing.list_silence
+        seconds = int(self._random.uniform(*self._timing.watch)) or 1
+        # What is silent in the middle of a list has stopped. A watch may be silent for as long as it was asked to last.
+        self._ends = asyncio.get_running_loop().time() + seconds + self._timing.silence
         try:
-            async with asyncio.timeout(silence) as self._deadline:
+            async with asyncio.timeout(self._timing.silence) as self._deadline:
                 async with self._client.stream(
-                    self.resource.path(self.scope.namespace), self._watch_parameters(listing is not None)
+                    self.resource.path(self.scope.namespace), self._watch_parameters(listing is not None, seconds)
                 ) as chunks:
                     self.connected = True
                     if listing is None:
+                        self._hear(listing=False)
                         self._be_untroubled("watched again")
                     async for chunk in chunks:
-                        self._hear(silent=silence if listing else None)
+                        self._hear(listing is not None)
                         if not await self._take(lines.take(chunk), listing) and listing is not None:
                             # The list has ended in this chunk: from here on it may be silent.
                             listing = None
-                            self._hear(silent=None)
+                            self._hear(listing=False)
                         # Chunks may lie ready for as long as a list is; queries are to have their turn.
                         await asyncio.sleep(0)
         except TimeoutError as error:
             if listing and not self._dropped:
                 raise _NoListError("the list has no end") from error
-            reason, self._dropped = self._dropped, ""
+            reason, self._dropped = self._dropped or "it did not end when it should have", ""
             raise ApiError(Status(0, "given up", reason)) from error
         except ApiError as error:
             # 422 without the feature, 400 from servers that never heard of it.
@@ -355,11 +358,12 @@ class Watch:
         if listing:
             raise ApiError(Status(0, "incomplete", "the watch ended within its list"))
 
-    def _hear(self, silent: float | None) -> None:
+    def _hear(self, listing: bool) -> None:
         self.heard = self._clock()
         # What was given up stays so, whatever it still says.
         if self._deadline is not None and not self._deadline.expired() and not self._dropped:
-            self._deadline.reschedule(None if silent is None else asyncio.get_running_loop().time() + silent)
+            now = asyncio.get_running_loop().time()
+            self._deadline.reschedule(now + self._timing.silence if listing else self._ends)
 
     async def _take(self, lines: Iterable[bytes], listing: _Listing | None) -> bool:
         """Tell what some lines say. Returns whether the list that they are part of still goes on."""
@@ -476,8 +480,7 @@ class Watch:
             self.relist("set_back")
         raise _StaleError(version, floor)
 
-    def _watch_parameters(self, listing: bool) -> dict[str, str]:
-        seconds = int(self._random.uniform(*self._timing.watch)) or 1
+    def _watch_parameters(self, listing: bool, seconds: int) -> dict[str, str]:
         parameters = self.scope.parameters | {
             "watch": "true",
             "allowWatchBookmarks": "true",

@@ -161,7 +161,7 @@ async def test_w05_not_synced_while_the_list_has_no_end(seed: int) -> None:
         it.fake.on("watch", "services", faults.without_end_bookmark, times=None)
         slow = it.fake.on("list", "services", faults.slow(20_000, step=256))
         it.start()
-        await always(lambda: not it.source.synced, FAST.list_silence * 0.8)
+        await always(lambda: not it.source.synced, FAST.silence * 0.8)
         assert "services" in " ".join(it.source.missing)
         await it.synced(10)
         assert slow.met == 1
@@ -170,7 +170,7 @@ async def test_w05_not_synced_while_the_list_has_no_end(seed: int) -> None:
 @row
 async def test_w05_a_watch_that_is_quiet_after_its_list_is_kept(seed: int) -> None:
     async with trial(seed) as it:
-        await asyncio.sleep(FAST.list_silence * 1.5)
+        await asyncio.sleep(FAST.silence * 1.5)
         assert len(it.fake.asked("watch")) == 3
         assert it.count("kdns_kubernetes_failures_total") == 0
 
