@@ -124,7 +124,7 @@ async def test_w12_a_token_that_comes_late_is_waited_for(seed: int, make_account
         # A refusal is a sign of life.
         assert not it.source.suspect
         account.write("token", "second")
-        await it.in_step(FAST.longest_pause * 2 + 1)
+        await it.in_step(FAST.longest_pause * 2 + 8)
 
 
 @row
@@ -236,7 +236,7 @@ async def test_w14_a_new_authority_is_trusted_once_the_file_has_it(
         await always(lambda: same_answers(it), 0.5)
         assert len(it.fake.requests) == asked, "a request, and so a token, went to a server that isn't trusted"
         account.trust(other)
-        await it.in_step(FAST.longest_pause * 2 + 1)
+        await it.in_step(FAST.longest_pause * 2 + 8)
 
 
 @row
@@ -276,7 +276,7 @@ async def test_w14_a_certificate_that_is_wrong_is_refused_until_it_is_right(
         await always(lambda: same_answers(it), 0.5)
         assert len(it.fake.requests) == asked, "a request, and so a token, went to a server that isn't trusted"
         account.serve(account.authority)
-        await it.in_step(FAST.longest_pause * 2 + 1)
+        await it.in_step(FAST.longest_pause * 2 + 8)
 
 
 @row
@@ -304,4 +304,4 @@ async def test_w14_a_client_certificate_that_is_renewed_on_disk(seed: int, make_
         await always(lambda: same_answers(it), 0.4)
         other.client(certificate, key, "kdns")
         # With TLS 1.3 the refusal looks like any lost connection: the files are read in their turn.
-        await it.in_step(60 / HURRY + FAST.longest_pause * 2 + 1)
+        await it.in_step(60 / HURRY + FAST.longest_pause * 2 + 8)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.faults import faults
-from tests.faults.api import expired
-from tests.faults.patience import eventually
+from tests.faults.api import Event, expired
+from tests.faults.patience import always, eventually
 from tests.faults.rows import RESOURCES, each_kind
 from tests.faults.store import endpoint_slice, external, service
 from tests.faults.trial import AUDITING, row, trial
@@ -29,6 +29,18 @@ async def test_w18_old_events_told_again(seed: int) -> None:
         it.fake.tamper("", faults.replayed(it.random.randint(1, 5)))
         await it.churn(50)
         await it.in_step(10)
+
+
+@row
+async def test_w18_what_was_deleted_does_not_come_back_with_an_old_event(seed: int) -> None:
+    async with trial(seed, AUDITING) as it:
+        old = it.fake.store.put("services", service("shop", "old", "10.96.99.1"))
+        await it.in_step()
+        it.fake.store.delete("services", "shop", "old")
+        await it.in_step()
+        await it.churn(3)
+        it.fake.say("services", Event(it.random.choice(["ADDED", "MODIFIED"]), old))
+        await always(lambda: it.ask(f"old.shop.{SUFFIX}", "A")[0] == "NXDOMAIN", 0.1)
 
 
 @row
