@@ -49,21 +49,23 @@ def line(work: Work, of_servers: dict[str, list[Sample]]) -> str:
 def table(chosen: Sequence[Work], figures: Figures) -> str:
     """All of it in Markdown: CPU, rates and latencies, then the ratios of kdns."""
     names = _servers(figures)
-    return "\n".join(
-        (
-            "CPU of the server for a query in µs: median (least–most), and thousands of queries a second",
-            "",
-            *_rows(["work", *names], _cpu_rows(chosen, figures, names)),
-            "",
-            "How many times the CPU of another server kdns takes",
-            "",
-            *_rows(["work", *(f"of {name}" for name in YARDSTICKS if name in names)], _ratio_rows(chosen, figures)),
+    lines = [
+        "CPU of the server for a query in µs: median (least–most), and thousands of queries a second",
+        "",
+        *_rows(["work", *names], _cpu_rows(chosen, figures, names)),
+        "",
+        "How many times the CPU of another server kdns takes",
+        "",
+        *_rows(["work", *(f"of {name}" for name in YARDSTICKS if name in names)], _ratio_rows(chosen, figures)),
+    ]
+    if any(work.rate for work in chosen):
+        lines += [
             "",
             "Time until the reply in ms at a steady rate: half, 99 % and 99.9 % of the queries",
             "",
             *_rows(["work", *names], _latency_rows(chosen, figures, names)),
-        )
-    )
+        ]
+    return "\n".join(lines)
 
 
 def write(chosen: Sequence[Work], figures: Figures, rounds: int) -> None:

@@ -43,6 +43,7 @@ async def audit(watch: Watch, client: Client, numbers: Metrics, second_look: flo
         watch.relist("set_back")
         watch.drop("the API's history was set back")
         return
+    watch.has_been_at(version)
     doubtful = [key for key in theirs.keys() | before.keys() if _behind(before.get(key), theirs.get(key), version)]
     if not doubtful:
         return
@@ -101,11 +102,12 @@ async def _repair(watch: Watch, client: Client, key: str) -> bool:
         page = watch.resource.page.decode(body)
     except msgspec.MsgspecError:
         return False
-    if watch.known.get(key) != held:
+    version = version_of(page.metadata.resource_version)
+    if watch.known.get(key) != held or older(version, watch.floor):
         return False
     if page.items:
         return watch.put_right(page.items[0])
     if held is None:
         return False
-    watch.remove(key)
+    watch.remove(key, version)
     return True

@@ -158,6 +158,16 @@ class _Listing:
         self.unseen = set(known)
         self.at_once = not self.unseen
         self.changed: dict[str, Object] = {}
+        self._versions: dict[str, Version] = {}
+
+    def names(self, key: str, version: Version) -> bool:
+        """The list has this object; False if it had it in a newer version already."""
+        if older(version, self._versions.get(key, "")):
+            return False
+        self._versions[key] = version
+        self.unseen.discard(key)
+        self.changed.pop(key, None)
+        return True
 
     def batches(self) -> Iterator[list[Object]]:
         """What has changed, the slices of one service never apart: between them it might have no address at all."""
@@ -212,6 +222,10 @@ class Watch:
         self._backoff = Backoff(self._timing, self._random)
         self._deadline: asyncio.Timeout | None = None
         self._ends = 0.0
+        # The newest version that an event or a list had; a bookmark's is a promise only.
+        self._told: Version = ""
+        # What audits have taken out since the last list, and at which version.
+        self._removed: dict[str, Version] = {}
         self._streaming_list = True
         # Where the next watch goes on; without it there is a list first.
         self._resume: Version = ""
@@ -373,13 +387,10 @@ class Watch:
                 change = self._decode(line, listing)
                 match change:
                     case Added(object=object) | Modified(object=object):
-                        if listing is not None and type(change) is Modified:
-                            raise _NoListError("a change within the list")
+                        # While a server that was behind catches up, its list goes on with changes.
                         events += self._put(object, listing)
                     case Deleted(object=Partial(metadata=metadata)):
-                        if listing is not None:
-                            raise _NoListError("a deletion within the list")
-                        events += self._delete(metadata)
+                        events += self._delete(metadata, listing)
                     case Bookmark() if listing is not None:
                         if not change.ends_list:
                             raise _NoListError("a bookmark that is not the list's end")
@@ -447,21 +458,28 @@ class Watch:
             await self._look_again(version)
             return
         for batch in listing.batches():
-            for each in batch:
+            current = [each for each in batch if not self._knows_better(_key_of(each), version)]
+            for each in current:
                 self._know(each)
-            self._tell([Put(each) for each in batch], False)
+            self._tell([Put(each) for each in current], False)
             await asyncio.sleep(0)
         gone = [key for key in listing.unseen if key in self.known]
         for start in range(0, len(gone), MOST_EVENTS):
-            some = gone[start : start + MOST_EVENTS]
+            some = [key for key in gone[start : start + MOST_EVENTS] if not self._knows_better(key, version)]
             for key in some:
-                del self.known[key]
+                self.known.pop(key, None)
             self._tell([Delete(self.resource.kind, *parts_of(key)) for key in some], False)
             await asyncio.sleep(0)
         self._stale_before, self._too_large = "", 0
-        self._resume = self.floor = version
+        self._removed.clear()
+        self._resume = self.floor = self._told = version
         self._be_untroubled("the list was read")
         self._be_synced()
+
+    def _knows_better(self, key: str, version: Version) -> bool:
+        """Whether an audit, while the list was read, has found what came after it."""
+        held = self.known.get(key)
+        return held is not None and older(version, held)
 
     async def _look_again(self, version: Version) -> None:
         """A list from the past: a server that is behind, or a history that was set back (etcd from a backup).
@@ -499,18 +517,25 @@ class Watch:
 
     # Objects
 
+    def has_been_at(self, version: Version) -> None:
+        """Somebody has seen the server at this version: nothing older is the present."""
+        if self.floor == "" or older(self.floor, version):
+            self.floor = version
+
     def put_right(self, object: Object) -> bool:
         """Take in what an audit has found; False if it is no news any more."""
         metadata = object.metadata
-        if self.known.get(key_of(metadata.namespace, metadata.name)) == version_of(metadata.resource_version):
+        if self.known.get(_key_of(object)) == version_of(metadata.resource_version):
             return False
         self._know(object)
+        self.has_been_at(version_of(metadata.resource_version))
         self._tell([Put(object)], False)
         return True
 
-    def remove(self, key: str) -> None:
-        """Take out what an audit has found to be gone."""
+    def remove(self, key: str, version: Version) -> None:
+        """Take out what an audit has found to be gone at this version; events that come late may still tell of it."""
         del self.known[key]
+        self._removed[key] = version
         self._tell([Delete(self.resource.kind, *parts_of(key))], False)
 
     def _decode(self, line: bytes, listing: _Listing | None) -> object:
@@ -555,11 +580,13 @@ class Watch:
         held = self.known.get(key)
         self._received += 1
         if listing is not None:
-            listing.unseen.discard(key)
+            late = not listing.names(key, version)
         else:
-            self._advance(version)
-        # Told twice, or late; a list that isn't from the past is right about what is older, too.
-        if version != "" and (version == held or (listing is None and _is_late(version, held))):
+            # What we don't know any more has gone; told again from before its end it would come back.
+            late = older(version, self._told if held is None else held) or older(version, self._removed.get(key, ""))
+            self._tell_up_to(version)
+        # A list that isn't from the past is right about what is older, too.
+        if late or (version == held and version != ""):
             return ()
         if listing is not None and not listing.at_once:
             listing.changed[key] = object
@@ -574,10 +601,14 @@ class Watch:
         self.poisoned.discard(key)
         self._numbers.increase(metrics.KUBERNETES_EVENTS, self.resource.kind, "put")
 
-    def _delete(self, metadata: Named) -> Iterable[Event]:
+    def _delete(self, metadata: Named, listing: _Listing | None) -> Iterable[Event]:
         key = key_of(metadata.namespace, metadata.name)
         version = version_of(metadata.resource_version)
-        self._advance(version)
+        if listing is not None and not listing.at_once:
+            if listing.names(key, version) and key in self.known:
+                listing.unseen.add(key)
+            return ()
+        self._tell_up_to(version)
         self._received += 1
         held = self.known.get(key)
         if held is None or older(version, held):
@@ -585,6 +616,12 @@ class Watch:
         del self.known[key]
         self._numbers.increase(metrics.KUBERNETES_EVENTS, self.resource.kind, "delete")
         return (Delete(self.resource.kind, metadata.namespace, metadata.name),)
+
+    def _tell_up_to(self, version: Version) -> None:
+        """An event of this version: the server tells them in order."""
+        if not older(version, self._told):
+            self._told = version
+        self._advance(version)
 
     def _advance(self, version: Version) -> None:
         """The place in the server's history that we have reached; it never goes back."""
@@ -594,8 +631,8 @@ class Watch:
         self._too_large = 0
 
 
-def _is_late(version: Version, held: Version | None) -> bool:
-    return held is not None and older(version, held)
+def _key_of(object: Object) -> str:
+    return key_of(object.metadata.namespace, object.metadata.name)
 
 
 def _owner(object: Object) -> tuple[str, str]:

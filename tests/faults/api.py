@@ -324,7 +324,8 @@ class Api:
                 continue
             event_or_other = self._as_event(watch, part) if isinstance(part, Change) else part
             if isinstance(event_or_other, Event):
-                for changed in self.changed(watch, event_or_other):
+                # What belongs to a list still is told as it is: nobody could tell an old event from an object.
+                for changed in self.changed(watch, event_or_other) if watch.complete_at is None else [event_or_other]:
                     yield changed
                 if event_or_other.type == "ERROR":
                     return

@@ -163,6 +163,42 @@ async def test_w17_what_was_lost_is_counted_once_and_only_that(seed: int) -> Non
 
 
 @row
+async def test_w17_what_an_audit_took_away_does_not_come_back_when_the_stream_is_late(seed: int) -> None:
+    async with trial(seed, AUDITING) as it:
+        store = it.fake.store
+        store.put("services", service("shop", "old", "10.96.99.1"))
+        await it.in_step()
+        # Later than an audit and its second look, each.
+        it.fake.tamper("services", faults.delayed(0.7))
+        store.put("services", service("shop", "old", "10.96.99.2"))
+        store.delete("services", "shop", "old")
+        await eventually(lambda: it.ask(f"old.shop.{SUFFIX}", "A")[0] == "NXDOMAIN")
+        await always(lambda: it.ask(f"old.shop.{SUFFIX}", "A")[0] == "NXDOMAIN", 1.2, "I2: deleted, and there again")
+        it.fake.heal()
+
+
+@row
+async def test_w17_an_audit_repairs_the_slices_of_a_service_together(seed: int) -> None:
+    # A rollout of which nothing was told: at no moment is there no endpoint.
+    async with trial(seed, AUDITING) as it:
+        store = it.fake.store
+        names = [f"roll{number}" for number in range(12)]
+        for name in names:
+            store.put("services", service("shop", name))
+            store.put("endpointslices", endpoint_slice("shop", f"{name}-a", name, ["10.9.9.1"]))
+        await it.in_step()
+        it.lasting += [(f"{name}.shop.{SUFFIX}", "A") for name in names]
+        it.fake.tamper("endpointslices", faults.lose(count=4 * len(names)))
+        for number, name in enumerate(names):
+            store.put("endpointslices", endpoint_slice("shop", f"{name}-b", name, ["10.9.9.2"]))
+            if number % 2:
+                store.put("endpointslices", endpoint_slice("shop", f"{name}-a", name, [], ["10.9.9.1"]))
+            else:
+                store.delete("endpointslices", "shop", f"{name}-a")
+        await it.in_step(10)
+
+
+@row
 async def test_w17_many_lost_events(seed: int) -> None:
     async with trial(seed, AUDITING) as it:
         it.fake.tamper("", faults.lose(nth=3, count=40))
