@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -22,6 +24,7 @@ from kdns.kubernetes.changes import (
     version_of,
 )
 from kdns.kubernetes.client import Client
+from kdns.kubernetes.objects import Object
 from kdns.kubernetes.watch import PAGE, Watch
 from kdns.metrics import Metrics
 
@@ -55,7 +58,8 @@ async def audit(watch: Watch, client: Client, numbers: Metrics, second_look: flo
         watch.relist("audit")
         watch.drop(f"{len(lost)} objects are not as the server has them")
         return
-    repaired = [key for key in lost if await _repair(watch, client, key)]
+    looks = [look for look in [await _look(watch, client, key) for key in lost] if look is not None]
+    repaired = _repair(watch, looks)
     if repaired:
         numbers.increase(metrics.KUBERNETES_DRIFT, watch.resource.kind, by=len(repaired))
         named = ", ".join(repaired[:5]) + (" and others" if len(repaired) > 5 else "")
@@ -91,8 +95,16 @@ async def _versions(watch: Watch, client: Client) -> tuple[dict[str, Version], V
         await asyncio.sleep(PAUSE_SECONDS)
 
 
-async def _repair(watch: Watch, client: Client, key: str) -> bool:
-    """Put one object right, if it still differs now; False if it has come right by itself."""
+class _Look(NamedTuple):
+    """One object as the server has it at `version`, None if it is gone, and the version that we held meanwhile."""
+
+    key: str
+    held: Version | None
+    object: Object | None
+    version: Version
+
+
+async def _look(watch: Watch, client: Client, key: str) -> _Look | None:
     held = watch.known.get(key)
     namespace, name = parts_of(key)
     # A list of one: who may list and watch, and nothing else, may not get.
@@ -101,13 +113,14 @@ async def _repair(watch: Watch, client: Client, key: str) -> bool:
     try:
         page = watch.resource.page.decode(body)
     except msgspec.MsgspecError:
-        return False
-    version = version_of(page.metadata.resource_version)
-    if watch.known.get(key) != held or older(version, watch.floor):
-        return False
-    if page.items:
-        return watch.put_right(page.items[0])
-    if held is None:
-        return False
-    watch.remove(key, version)
-    return True
+        return None
+    return _Look(key, held, page.items[0] if page.items else None, version_of(page.metadata.resource_version))
+
+
+def _repair(watch: Watch, looks: Sequence[_Look]) -> list[str]:
+    """Put objects right that still differ, all at one moment: the slices of a service are only right together."""
+    floor = watch.floor
+    current = [look for look in looks if watch.known.get(look.key) == look.held and not older(look.version, floor)]
+    found = [look.object for look in current if look.object is not None]
+    gone = [(look.key, look.version) for look in current if look.object is None and look.held is not None]
+    return watch.put_right(found, gone)

@@ -176,10 +176,12 @@ class Live:
                     await self._touch()
                 self._snapshot_time = self._clock()
                 written = serial
-            except (snapshot.SnapshotError, OSError) as error:
+            except Exception as error:
+                # Whatever it is, even ours: the names that are served must not suffer from it.
                 written = -1
                 self._numbers.increase(metrics.SNAPSHOT_FAILURES)
-                log.error("the snapshot could not be written: %s", error)
+                expected = isinstance(error, snapshot.SnapshotError | OSError)
+                log.error("the snapshot could not be written: %s", error, exc_info=None if expected else error)
             await asyncio.sleep(self._options.snapshot_interval)
 
 

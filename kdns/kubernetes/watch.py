@@ -522,21 +522,27 @@ class Watch:
         if self.floor == "" or older(self.floor, version):
             self.floor = version
 
-    def put_right(self, object: Object) -> bool:
-        """Take in what an audit has found; False if it is no news any more."""
-        metadata = object.metadata
-        if self.known.get(_key_of(object)) == version_of(metadata.resource_version):
-            return False
-        self._know(object)
-        self.has_been_at(version_of(metadata.resource_version))
-        self._tell([Put(object)], False)
-        return True
+    def put_right(self, found: Iterable[Object], gone: Iterable[tuple[str, Version]]) -> list[str]:
+        """Take in at one moment what an audit has found, and what is gone, at which version.
 
-    def remove(self, key: str, version: Version) -> None:
-        """Take out what an audit has found to be gone at this version; events that come late may still tell of it."""
-        del self.known[key]
-        self._removed[key] = version
-        self._tell([Delete(self.resource.kind, *parts_of(key))], False)
+        Returns the keys of what was news. Events that come late may still tell of what is gone.
+        """
+        events: list[Event] = []
+        keys: list[str] = []
+        for object in found:
+            key, version = _key_of(object), version_of(object.metadata.resource_version)
+            if self.known.get(key) != version:
+                self._know(object)
+                self.has_been_at(version)
+                events.append(Put(object))
+                keys.append(key)
+        for key, version in gone:
+            del self.known[key]
+            self._removed[key] = version
+            events.append(Delete(self.resource.kind, *parts_of(key)))
+            keys.append(key)
+        self._tell(events, False)
+        return keys
 
     def _decode(self, line: bytes, listing: _Listing | None) -> object:
         try:
