@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import glob
 import ipaddress
 import logging
 import re
@@ -114,7 +115,7 @@ class Checked(msgspec.Struct, frozen=True):
 
 def check(path: str) -> Checked:
     """Every mistake and warning of a Corefile (with the inventories that it names) or of an inventory."""
-    if Path(path).is_dir() or path.endswith(_INVENTORY_ENDINGS):
+    if Path(path).is_dir() or path.lower().endswith(_INVENTORY_ENDINGS) or glob.has_magic(path):
         return _check_inventory([path], InventoryOptions())
     parsed = Corefile([])
     try:

@@ -149,6 +149,12 @@ def test_check_tells_every_mistake_of_an_inventory(folder: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{BAD_SERVICE_MISTAKES}2 mistakes\n")
 
 
+def test_check_takes_a_pattern_for_an_inventory(folder: Path) -> None:
+    done = run("kdns", "check", "w*.yaml*", cwd=folder)
+    assert done.returncode == 0
+    assert "no mistake" in done.stderr
+
+
 def test_check_takes_several_files(folder: Path) -> None:
     done = run("kdns", "check", "Corefile", "web.yaml", "bad.yaml", cwd=folder)
     assert (done.returncode, done.stderr) == (1, f"{COREFILE_MISTAKES}{BAD_SERVICE_MISTAKES}5 mistakes\n")
@@ -492,6 +498,8 @@ apiVersion: v1
 kind: Namespace
 metadata:
   name: shop
+  labels:
+    kubernetes.io/metadata.name: shop
 ---
 apiVersion: v1
 kind: Service

@@ -143,8 +143,8 @@ class _Controller:
         objects: dict[Key, Object] = {}
         for key in [key for kind in by_kind.values() for key in kind]:
             name = key[2] if key[0] == "Namespace" else key[1]
-            objects.setdefault(("Namespace", "", name), Namespace(metadata=Metadata(name=name)))
-        objects.update({k: m for k, m in by_kind[Namespace].items() if isinstance(m, Namespace)})
+            objects.setdefault(("Namespace", "", name), named_by_label(Namespace(Metadata(name=name))))
+        objects.update({k: named_by_label(m) for k, m in by_kind[Namespace].items() if isinstance(m, Namespace)})
         objects.update(services)
         objects.update(slices)
         for made in self.slices_for(services, slices, pods, mirrored):
@@ -365,6 +365,13 @@ def subject(key: Key, field: str = "") -> str:
     """An object and one of its fields as problems name them: `Service shop/web: spec.ports[0].port`."""
     kind, namespace, name = key
     return f"{kind} {namespace}/{name}".replace(" /", " ") + (f": {field}" if field else "")
+
+
+def named_by_label(namespace: Namespace) -> Namespace:
+    """The namespace with the label that the API server gives to each: its own name."""
+    metadata = namespace.metadata
+    labels = (metadata.labels or {}) | {"kubernetes.io/metadata.name": metadata.name}
+    return Namespace(msgspec.structs.replace(metadata, labels=labels))
 
 
 def in_namespace(manifest: Manifest) -> Manifest:

@@ -115,21 +115,27 @@ async def watch(paths: Sequence[str], options: InventoryOptions | None = None) -
     failures = 0
     while True:
         follower = _Follower(known, synced)
-        child = await _start(paths, options or InventoryOptions(), may_fail=not synced)
         try:
-            async for change in follower.follow(child):
-                yield change
-        finally:
-            status = await _stop(child)
+            child = await _start(paths, options or InventoryOptions(), may_fail=not synced)
+        except OSError as error:
+            # No process, no memory, no descriptor left: at the next try there may be.
+            end = f"could not be started ({os.strerror(error.errno or 0)})"
+        else:
+            try:
+                async for change in follower.follow(child):
+                    yield change
+            finally:
+                status = await _stop(child)
+            end = _ended(status)
         if not synced and not follower.synced:
             if follower.refused:
                 raise ConfigError(follower.refused)
-            raise KdnsError(f"the process that reads the inventory {_ended(status)} before it had read it")
+            raise KdnsError(f"the process that reads the inventory {end} before it had read it")
         # What it has told stays good; the next one tells all again, and what is gone by then.
         synced, failures = True, 0 if follower.synced else failures + 1
         pause = RESTART_SECONDS[min(failures, len(RESTART_SECONDS) - 1)]
         hint = f"it starts again in {pause:g} s; until then changes to the files are not seen"
-        ended = Problem(f"the process that reads the inventory {_ended(status)}", hint=hint)
+        ended = Problem(f"the process that reads the inventory {end}", hint=hint)
         yield Report([ended], loaded=False, verdict="what it had read is still served")
         await asyncio.sleep(pause)
 
@@ -415,10 +421,8 @@ def find_files(paths: Sequence[str]) -> tuple[dict[str, bool], list[Problem]]:
 def _files_in(path: str) -> Iterator[str]:
     """What looks like a manifest in a folder, or what a pattern matches."""
     if Path(path).is_dir():
-        for folder in _folders_in(path):
-            for entry in sorted(Path(folder).iterdir()):
-                if _may_be_manifest(entry.name) and not entry.is_dir():
-                    yield str(entry)
+        for folder, files in _folders_in(path):
+            yield from (str(Path(folder, name)) for name in sorted(files) if _may_be_manifest(name))
     elif glob.has_magic(path):
         yield from (match for match in sorted(glob.glob(path, recursive=True)) if not Path(match).is_dir())  # noqa: PTH207
 
@@ -427,10 +431,13 @@ def _may_be_manifest(name: str) -> bool:
     return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
-def _folders_in(path: str) -> Iterator[str]:
-    """The folder and those in it, hidden ones left out: a ConfigMap's files are links into its hidden `..data`."""
+def _folders_in(path: str) -> Iterator[tuple[str, list[str]]]:
+    """The folder and those in it, each with the names of its files.
+
+    Hidden folders are left out: a ConfigMap's files are links into its hidden `..data`.
+    """
     seen = set()
-    for folder, names, _ in os.walk(path, followlinks=True):
+    for folder, names, files in os.walk(path, followlinks=True):
         real = os.path.realpath(folder)
         # A link to a folder above would be followed without end.
         if real in seen:
@@ -438,7 +445,7 @@ def _folders_in(path: str) -> Iterator[str]:
             continue
         seen.add(real)
         names[:] = sorted(name for name in names if not name.startswith("."))
-        yield folder
+        yield folder, files
 
 
 def _no_file(path: str) -> Problem:
@@ -600,7 +607,7 @@ class _Watcher:
         found: set[str] = set()
         for path in self.paths:
             if Path(path).is_dir():
-                found.update(_folders_in(path))
+                found.update(folder for folder, _ in _folders_in(path))
             else:
                 found.add(str(Path(path.split("*")[0].split("?")[0].split("[")[0] + "x").parent))
         for file in find_files(self.paths)[0]:

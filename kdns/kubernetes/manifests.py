@@ -33,6 +33,7 @@ from kdns.kubernetes.objects import (
     Service,
     ServicePort,
 )
+from kdns.wire.names import LONGEST_LABEL
 
 KINDS: dict[tuple[str, str], type[Any]] = {
     ("v1", "Namespace"): Namespace,
@@ -815,6 +816,10 @@ def _check_external_name(name: str | None) -> Iterator[Fault]:
         yield Fault(path, "`{raw}` is an address, so this name will not exist", "a host name", hint, warning=True)
     elif not SUBDOMAIN.fullmatch(name.removesuffix(".")):
         yield Fault(path, "`{raw}` is no host name", SUBDOMAIN_RULE, _better_host(name))
+    elif any(len(label) > LONGEST_LABEL for label in name.split(".")):
+        # The API server takes it; RFC 1035 §2.3.4 doesn't.
+        text = "`{raw}` has a label that is too long for DNS, so this name will not exist"
+        yield Fault(path, text, f"labels of at most {LONGEST_LABEL} characters", warning=True)
 
 
 def _check_pod(pod: Pod) -> Iterator[Fault]:

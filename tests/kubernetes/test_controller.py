@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from kdns.kubernetes.controller import Completed, InventoryOptions, Manifest, Workload, complete, key_of
-from kdns.kubernetes.objects import Endpoints, EndpointSlice, Pod, Service
+from kdns.kubernetes.objects import Endpoints, EndpointSlice, Metadata, Namespace, Pod, Service
 
 DUAL = InventoryOptions(service_cidrs=("10.96.0.0/12", "fd00:10:96::/112"))
 SIX_FIRST = InventoryOptions(service_cidrs=("fd00:10:96::/112", "10.96.0.0/12"))
@@ -420,6 +420,14 @@ def test_with_cluster_ips_endpoints_every_service_is_answered_by_its_endpoints()
     assert isinstance(made, Service)
     assert (made.spec.type, made.spec.cluster_ip, made.spec.cluster_ips) == ("ClusterIP", "None", ["None"])
     assert shown(completed) == ["10.1.0.1 http/TCP/80"]
+
+
+def test_each_namespace_has_its_name_as_a_label() -> None:
+    written = Namespace(Metadata(name="shop", labels={"team": "a"}))
+    made = complete([written, service(namespace="bank")], InventoryOptions()).objects
+    label = "kubernetes.io/metadata.name"
+    assert made["Namespace", "", "shop"].metadata.labels == {"team": "a", label: "shop"}
+    assert made["Namespace", "", "bank"].metadata.labels == {label: "bank"}
 
 
 def test_a_namespace_that_only_objects_name_exists_and_no_namespace_is_default() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import os
 import signal
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -18,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kdns.errors import ConfigError, Place, Problem
+from kdns.kubernetes import inventory as inventory_module
 from kdns.kubernetes.inventory import (
     Batch,
     Change,
@@ -584,3 +587,38 @@ def test_the_reader_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     while Path(f"/proc/{child}/stat").exists() and Path(f"/proc/{child}/stat").read_text().split()[2] != "Z":
         assert time.monotonic() < deadline, "the reader outlives its parent"
         time.sleep(0.05)
+
+
+def test_a_process_that_cannot_be_started_again_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no other way to be out of processes for a moment."""
+    file = tmp_path / "web.yaml"
+    file.write_text("apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n")
+    real = inventory_module.asyncio.create_subprocess_exec
+    starts = 0
+
+    async def short(*arguments: Any, **options: Any) -> Any:
+        nonlocal starts
+        starts += 1
+        if starts == 2:
+            raise BlockingIOError(errno.EAGAIN, "no process left")
+        return await real(*arguments, **options)
+
+    monkeypatch.setattr(inventory_module.asyncio, "create_subprocess_exec", short)
+    monkeypatch.setattr(inventory_module, "RESTART_SECONDS", (0.01,))
+
+    async def story() -> None:
+        watched = Watched(file)
+        assert (await watched.until_report())[1].loaded
+        # The first one is killed, the second can't be started, the third reads on.
+        for child in _children():
+            os.kill(child, signal.SIGKILL)
+        assert "was killed" in (await watched.until_report())[1].problems[0].message
+        assert "could not be started" in (await watched.until_report())[1].problems[0].message
+        assert (await watched.until_report())[1].loaded
+        await watched.close()
+
+    asyncio.run(story())
+
+
+def _children() -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()]

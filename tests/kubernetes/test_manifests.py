@@ -339,6 +339,17 @@ error: a Service of type ExternalName without `externalName`
   expected the name that it stands for""",
     ),
     (
+        "a label that DNS can't hold is a warning",
+        SERVICE + f"  type: ExternalName\n  externalName: {'a' * 64}.example.com\n",
+        f"""\
+warning: `{"a" * 64}.example.com` has a label that is too long for DNS, so this name will not exist
+  shop.yaml:8:17
+  in Service shop/web: spec.externalName
+    8 |   externalName: {"a" * 64}.example.com
+      |                 {"^" * 76}
+  expected labels of at most 63 characters""",
+    ),
+    (
         "an ExternalName that is an address is a warning",
         SERVICE + "  type: ExternalName\n  externalName: 10.0.0.1\n",
         """\
