@@ -11,10 +11,9 @@ import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import msgspec
-
 from kdns import metrics
 from kdns.kubernetes.changes import (
+    UNREADABLE,
     VERSIONS_PAGE,
     MalformedError,
     Version,
@@ -40,9 +39,10 @@ async def audit(watch: Watch, client: Client, numbers: Metrics, second_look: flo
 
     A difference counts only if the watch has not caught up with it `second_look` seconds later. Raises ApiError.
     """
-    before = dict(watch.known)
+    # What the watch has been told while we read is no reason to call what we read old.
+    before, floor = dict(watch.known), watch.floor
     theirs, version = await _versions(watch, client)
-    if older(version, watch.floor):
+    if older(version, floor):
         watch.relist("set_back")
         watch.drop("the API's history was set back")
         return
@@ -84,7 +84,7 @@ async def _versions(watch: Watch, client: Client) -> tuple[dict[str, Version], V
         body = await client.get(watch.resource.path(watch.scope.namespace), parameters | more, VERSIONS_ONLY)
         try:
             page = VERSIONS_PAGE.decode(body)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise MalformedError(str(error)) from error
         for item in page.items or ():
             named = item.metadata
@@ -96,31 +96,35 @@ async def _versions(watch: Watch, client: Client) -> tuple[dict[str, Version], V
 
 
 class _Look(NamedTuple):
-    """One object as the server has it at `version`, None if it is gone, and the version that we held meanwhile."""
+    """One object as the server has it, None if it is gone, at `version`; and the version that we held meanwhile.
+
+    `past` tells that the server was behind what had been seen before it was asked.
+    """
 
     key: str
     held: Version | None
     object: Object | None
     version: Version
+    past: bool
 
 
 async def _look(watch: Watch, client: Client, key: str) -> _Look | None:
-    held = watch.known.get(key)
+    held, floor = watch.known.get(key), watch.floor
     namespace, name = parts_of(key)
     # A list of one: who may list and watch, and nothing else, may not get.
     named = {"fieldSelector": f"metadata.name={name}"}
     body = await client.get(watch.resource.path(namespace), watch.scope.parameters | named)
     try:
         page = watch.resource.page.decode(body)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return None
-    return _Look(key, held, page.items[0] if page.items else None, version_of(page.metadata.resource_version))
+    version = version_of(page.metadata.resource_version)
+    return _Look(key, held, page.items[0] if page.items else None, version, older(version, floor))
 
 
 def _repair(watch: Watch, looks: Sequence[_Look]) -> list[str]:
     """Put objects right that still differ, all at one moment: the slices of a service are only right together."""
-    floor = watch.floor
-    current = [look for look in looks if watch.known.get(look.key) == look.held and not older(look.version, floor)]
+    current = [look for look in looks if watch.known.get(look.key) == look.held and not look.past]
     found = [look.object for look in current if look.object is not None]
     gone = [(look.key, look.version) for look in current if look.object is None and look.held is not None]
     return watch.put_right(found, gone)

@@ -370,7 +370,7 @@ async def _refusal(response: aiohttp.ClientResponse) -> ApiError:
     response.close()
     try:
         status = msgspec.json.decode(body, type=Status)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         status = Status(message=f"{response.content_type}: {body[:200].decode(errors='replace')!r}")
     status.code = response.status
     status.reason = status.reason or response.reason or ""

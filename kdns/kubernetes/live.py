@@ -52,8 +52,8 @@ class LiveOptions(msgspec.Struct, frozen=True):
 class Live:
     """`apply(events, live)` takes what changes into the model of `cluster`; `clock` gives seconds since 1970.
 
-    `stale` is True while the model is the snapshot's. `started` is set once there is something to serve, or
-    `startup_timeout` has passed.
+    `stale` is True while the model is the snapshot's, `restoring` while that is being applied. `started` is set once
+    there is something to serve, or `startup_timeout` has passed.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class Live:
         self._source: ApiSource | None = None
         self._snapshot_time = 0.0
         self.stale = False
+        self.restoring = False
         self.started = asyncio.Event()
         self._synced = asyncio.Event()
 
@@ -154,8 +155,10 @@ class Live:
         log.warning("answering from a snapshot of %.0f s ago until the API was read", age)
         self.stale = True
         self._numbers.set(metrics.KUBERNETES_STALE, 1)
+        self.restoring = True
         self._apply((Put(each) for each in wanted), False)
         self._apply((Synced(),), False)
+        self.restoring = False
         return wanted
 
     def _is_wanted(self, object: Object) -> bool:
@@ -169,12 +172,14 @@ class Live:
         while True:
             serial = self._cluster.serial
             try:
+                # Where nothing has changed and we would know, what the file says holds now as well.
+                current = self._source is not None and self._source.connected
                 if serial != written:
                     await snapshot.write(self._cluster, path)
-                elif self._source is not None and self._source.connected:
-                    # Nothing has changed and we would know: what the file says holds now as well.
+                elif current:
                     await self._touch()
-                self._snapshot_time = self._clock()
+                if serial != written or current:
+                    self._snapshot_time = self._clock()
                 written = serial
             except Exception as error:
                 # Whatever it is, even ours: the names that are served must not suffer from it.

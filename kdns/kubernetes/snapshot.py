@@ -23,6 +23,8 @@ from kdns.wire import names
 # Objects that are put to text between two looks at the sockets: a few milliseconds of work.
 SLICE = 100
 
+# What reading a disk's bytes may come to.
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _HEAD = b'{"apiVersion": "v1", "kind": "List", "items": ['
 _FOOT = b"\n]}\n"
 
@@ -53,12 +55,14 @@ def read(path: str) -> Snapshot:
         content = Path(path).read_bytes()
         written = Path(path).stat().st_mtime
         items = _LIST.decode(content).items
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, *_UNREADABLE) as error:
         raise SnapshotError(f"{path}: {error}") from error
     objects: list[Object] = []
     for item in items:
-        with contextlib.suppress(msgspec.MsgspecError):
+        with contextlib.suppress(*_UNREADABLE):
             objects.append(_OBJECT.decode(item))
+    if not objects:
+        raise SnapshotError(f"{path}: it has no object that can be read")
     return Snapshot(objects, len(items) - len(objects), written)
 
 

@@ -24,6 +24,7 @@ from kdns.kubernetes.changes import (
     RAW_PAGE,
     SHAPELESS,
     UNKNOWN,
+    UNREADABLE,
     Added,
     Bookmark,
     Deleted,
@@ -54,6 +55,8 @@ Tell = Callable[[Sequence[Event], bool], None]
 # What is applied between two looks at the sockets: some 5 ms of work.
 MOST_EVENTS = 100
 PAGE = 500
+# What a broken proxy may ask for has an end, in seconds.
+LONGEST_RETRY_AFTER = 300.0
 # A server that is behind what we have seen gets this many chances to catch up.
 MOST_TOO_LARGE = 3
 # After this long a stream that breaks was no failure to set it up.
@@ -266,7 +269,7 @@ class Watch:
 
     def drop(self, reason: str) -> None:
         """Give up the connection, which is not to be trusted any more, and take another."""
-        if self._deadline is not None and self.connected:
+        if self._deadline is not None and self.connected and not self._deadline.expired():
             self._dropped = reason
             self._deadline.reschedule(asyncio.get_running_loop().time())
 
@@ -303,7 +306,7 @@ class Watch:
             self._presume(self._presumed)
         elif refusal.status == 0 and self._resume and lived >= LIVED_SECONDS:
             return self._random.random() * min(0.2, self._timing.first_pause)
-        return max(self._backoff.next(), refusal.retry_after or 0.0)
+        return max(self._backoff.next(), min(refusal.retry_after or 0.0, LONGEST_RETRY_AFTER))
 
     def _note(self, refusal: ApiError) -> None:
         status = str(refusal.status) if refusal.status else "none"
@@ -426,7 +429,7 @@ class Watch:
         self.heard = self._clock()
         try:
             page: Page[Any] = self.resource.page.decode(body)
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             page = self._page_with_poison(body, listing)
         items = page.items or []
         for start in range(0, len(items), MOST_EVENTS):
@@ -439,21 +442,24 @@ class Watch:
         """A page of which some object can't be read: the others."""
         try:
             raw = RAW_PAGE.decode(body)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise MalformedError(str(error)) from error
         items = []
         for item in raw.items or ():
             try:
                 items.append(self.resource.object.decode(item))
-            except msgspec.MsgspecError as error:
+            except UNREADABLE as error:
                 try:
                     self._skip(PARTIAL.decode(item).metadata, listing, str(error))
-                except msgspec.MsgspecError:
+                except UNREADABLE:
                     self._numbers.increase(metrics.KUBERNETES_SKIPPED, self.resource.kind)
         return Page(raw.metadata, items)
 
     async def _listed(self, listing: _Listing, version: Version) -> None:
         """The end of a list: what it says otherwise is so, and what it did not name is gone, unless it is older."""
+        if version in ("", 0):
+            # Nothing could go on from there.
+            raise MalformedError("a list without a version")
         if older(version, self.floor):
             await self._look_again(version)
             return
@@ -547,11 +553,11 @@ class Watch:
     def _decode(self, line: bytes, listing: _Listing | None) -> object:
         try:
             return self.resource.change.decode(line)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             why = str(error)
         try:
             unknown = UNKNOWN.decode(line)
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             self._skip_nameless(line)
             return None
         self._skip(unknown.object.metadata, listing, why)
@@ -561,7 +567,7 @@ class Watch:
         """A change of nobody knows what. What is no change at all may stand for any number of them."""
         try:
             SHAPELESS.decode(line)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise MalformedError(str(error)) from error
         self._numbers.increase(metrics.KUBERNETES_SKIPPED, self.resource.kind)
 

@@ -382,7 +382,9 @@ class Kubernetes(Plugin):
         """
         changed = set()
         for event in events:
-            seen = self._visible.see(event)
+            # What a snapshot has was seen through the same filter; the labels that it goes by are not kept.
+            restoring = self.live is not None and self.live.restoring
+            seen = event if restoring else self._visible.see(event)
             if seen is None:
                 continue
             try:

@@ -16,9 +16,11 @@ from kdns.kubernetes import inventory, snapshot
 from kdns.kubernetes.cluster import Cluster
 from kdns.kubernetes.objects import EndpointSlice, Event, Namespace, Object, Pod, Put, Service, Synced
 from kdns.kubernetes.schema import View, reverse_records, zone_records
+from kdns.plugins.kubernetes import Kubernetes
 from kdns.wire import names
 from kdns.wire.records import to_text
 from tests.kubernetes.test_cluster import namespace, namespaces, pod, pods, service, services, slice_, slices
+from tests.plugins import trial
 
 NOON = 1_700_000_000
 ZONES = [names.from_text(zone) for zone in ("cluster.local", "in-addr.arpa", "ip6.arpa")]
@@ -110,3 +112,33 @@ def test_a_disk_that_does_not_take_it_leaves_the_last_one(tmp_path: Path) -> Non
     with pytest.raises(snapshot.SnapshotError):
         asyncio.run(snapshot.write(cluster_of([]), str(path)))
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", ['{"items": []}', '{"items": [{"kind": "Paul"}]}', '{"items": ["\\ud800"]}'])
+def test_a_file_without_an_object_is_none(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "last.json"
+    path.write_text(content)
+    with pytest.raises(snapshot.SnapshotError):
+        snapshot.read(str(path))
+
+
+def test_a_byte_that_is_no_text_costs_its_object_alone(tmp_path: Path) -> None:
+    path = tmp_path / "last.json"
+    whole = write(cluster_of(FULL), path)
+    path.write_bytes(path.read_bytes().replace(b'"name":"db"', b'"name":"d\xff"', 1))
+    try:
+        found = snapshot.read(str(path))
+    except snapshot.SnapshotError:
+        return
+    assert len(found.objects) == len(whole.objects) - 1
+
+
+def test_a_snapshot_is_not_filtered_by_labels_again(tmp_path: Path) -> None:
+    path = tmp_path / "last.json"
+    write(cluster_of(FULL), path)
+    text = f"kubernetes cluster.local {{\n endpoint http://127.0.0.1:9\n labels team=a\n snapshot {path}\n}}"
+    plugin = trial.plugin(Kubernetes, text)
+    assert plugin.live is not None
+    plugin.live._restore()
+    assert plugin.live.stale
+    assert plugin.cluster.service(b"shop", b"web") is not None
