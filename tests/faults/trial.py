@@ -52,7 +52,7 @@ from tests.faults.store import Store
 from tests.faults.world import FOREVER, NOTHING, Answer, World
 
 # How many worlds each row is tried with.
-SEEDS = range(int(os.environ.get("KDNS_FAULT_SEEDS", "3")))
+SEEDS = range(int(os.environ.get("KDNS_FAULT_SEEDS", "2")))
 
 # A minute of the real server's life in half a second.
 FAST = Timing(
