@@ -200,9 +200,11 @@ class Cache(Plugin):
         self._prefer_positive = bool(options.serve_stale_policy)
         self._prefetch = options.prefetch
         self._keep_ttl = options.keepttl
-        self._zones = _labels(options.zones) or [names.labels_of(zone) for zone in block.zones]
+        self._zones = names.Zones([names.from_text(zone) for zone in options.zones] or block.zones)
         self._disabled = {
-            kind: [zone for each, zones_ in options.disable if each == kind for zone in _labels(zones_)]
+            kind: names.Zones(
+                names.from_text(zone) for each, zones_ in options.disable if each == kind for zone in zones_
+            )
             for kind in ("success", "denial")
         }
         self._over_cluster = any(plugin.name == "kubernetes" for plugin in block.plugins)
@@ -245,7 +247,8 @@ class Cache(Plugin):
 
     def handle(self, request: Request, next: Next) -> Coroutine[Any, Any, Answer]:
         """Pass on what is in none of the zones, without a coroutine more."""
-        return self._answer(request, next) if _is_below(request.query.labels, self._zones) else next(request)
+        query = request.query
+        return self._answer(request, next) if self._zones.hold(query.qname, query.labels) else next(request)
 
     async def _answer(self, request: Request, next: Next) -> Answer:
         query = request.query
@@ -373,7 +376,7 @@ class Cache(Plugin):
     def _is_kept(self, message: Message, query: Query) -> bool:
         if message.until <= message.stored:
             return False
-        return not _is_below(query.labels, self._disabled[_type_label(message.kind)])
+        return not self._disabled[_type_label(message.kind)].hold(query.qname, query.labels)
 
     # Asking in the background
 
@@ -486,11 +489,3 @@ def _copies(records: Iterable[Record], ttl_seconds: int | None) -> list[Record]:
 def _type_label(kind: Kind) -> str:
     """The `type` label, which is also the word for `disable`: a failure counts as a denial, as in CoreDNS."""
     return "success" if kind is Kind.SUCCESS else "denial"
-
-
-def _labels(zone_texts: Iterable[str]) -> list[list[bytes]]:
-    return [names.labels_of(names.from_text(text)) for text in zone_texts]
-
-
-def _is_below(labels: list[bytes], zones_: list[list[bytes]]) -> bool:
-    return any(labels[len(labels) - len(zone) :] == zone for zone in zones_ if len(zone) <= len(labels))

@@ -355,8 +355,9 @@ class _Line:
     def __init__(self, options: ForwardOptions, metrics: Metrics) -> None:
         self._options = options
         self._metrics = metrics
-        self._from = tuple(names.from_text(each).lower() for each in options.from_)
-        self._except = tuple(names.from_text(each).lower() for each in options.except_)
+        self._tops = frozenset(names.from_text(each).lower() for each in options.from_)
+        self._from = names.Zones(self._tops)
+        self._except = names.Zones(map(names.from_text, options.except_))
         self._onward = frozenset(options.next)
         self._running = 0
         rules = Rules(
@@ -386,11 +387,10 @@ class _Line:
 
     def takes(self, query: Query) -> bool:
         """Whether a name is in FROM and in none of the exceptions; FROM itself is never an exception, as in CoreDNS."""
-        qname = query.qname
-        # Nearly all names that are not taken end with other bytes, which one comparison tells.
-        if not qname.endswith(self._from) or not _is_below(query, self._from):
+        qname, labels = query.qname, query.labels
+        if not self._from.hold(qname, labels):
             return False
-        return not self._except or qname in self._from or not _is_below(query, self._except)
+        return not self._except or qname in self._tops or not self._except.hold(qname, labels)
 
     def hands_on(self, answer: Answer) -> bool:
         """Whether the next line that takes the name, if there is one, is asked after this reply of an upstream."""
@@ -412,16 +412,6 @@ class _Line:
         finally:
             self._running -= 1
         return _answer(request.query, message)
-
-
-def _is_below(query: Query, zones_: tuple[bytes, ...]) -> bool:
-    """Whether a name is in one of some zones: label by label, since the bytes of a zone may stand inside of a label."""
-    labels = query.labels
-    for zone_ in zones_:
-        of_zone = names.labels_of(zone_)
-        if len(of_zone) <= len(labels) and labels[len(labels) - len(of_zone) :] == of_zone:
-            return True
-    return False
 
 
 def _answer(query: Query, message: Message) -> Answer:

@@ -180,8 +180,8 @@ class Hosts(Plugin):
     def __init__(self, options: HostsOptions, block: Block) -> None:
         self._options = options
         self._process = block.process
-        self._zones = _Zones([names.from_text(zone) for zone in options.zones] or block.zones)
-        self._fallthrough = _Zones([names.from_text(zone) for zone in options.fallthrough])
+        self._zones = names.Zones([names.from_text(zone) for zone in options.zones] or block.zones)
+        self._fallthrough = names.Zones([names.from_text(zone) for zone in options.fallthrough])
         # No other directive has this object, so no other has the tag.
         self._tag: Tag = ("hosts", object())
         self._table = Table()
@@ -302,21 +302,3 @@ def _misplaced(directive: Directive) -> Iterable[Problem]:
         if line.name.text not in _OPTIONS and _pack(line.name.text) is not None:
             message = "CoreDNS takes no entries behind `fallthrough`"
             yield Problem(message, line.name.place(), hint="move `fallthrough` to the end", warning=True)
-
-
-class _Zones:
-    """Some zones, in wire form."""
-
-    __slots__ = ("_all", "_ends", "_labels")
-
-    def __init__(self, zones_: Sequence[bytes]) -> None:
-        self._all = names.ROOT in zones_
-        self._ends = tuple(zones_)
-        self._labels = [names.labels_of(zone) for zone in zones_]
-
-    def hold(self, name: bytes, labels: list[bytes]) -> bool:
-        """Whether a name in lower case, of these labels, is in one of them."""
-        # Most that are in none don't even end like one.
-        if self._all or not name.endswith(self._ends):
-            return self._all
-        return any(labels[-len(zone) :] == zone for zone in self._labels)

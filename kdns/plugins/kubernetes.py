@@ -182,7 +182,7 @@ class Kubernetes(Plugin):
         self._zones = sorted(zones, key=lambda zone: -len(zone.labels))
         # With one zone within another a name's siblings may be of the inner one.
         self._nested = any(one is not other and one.name.endswith(other.name) for one in zones for other in zones)
-        self._fallthrough = [_zone(text).labels for text in options.fallthrough or ()]
+        self._fallthrough = names.Zones(map(names.from_text, options.fallthrough or ()))
         self.cluster = Cluster(self._process.clock, options.endpoint_pod_names)
         self._visible = Visible(
             frozenset(options.namespaces),
@@ -292,7 +292,7 @@ class Kubernetes(Plugin):
             return Answer(answer=outcome.answer, additional=outcome.additional, plugin=self.name)
         if type(outcome) is Alias:
             return await self._follow(request, outcome.target, zone.name)
-        if type(outcome) is NxDomain and self._falls_through(query.labels):
+        if type(outcome) is NxDomain and self._fallthrough.hold(query.qname, query.labels):
             answer = await next(request)
             # Nobody behind us: the name is of our zone, so this is a failure and no refusal.
             return failure("no next plugin found", self.name) if answer.unclaimed else answer
@@ -306,9 +306,6 @@ class Kubernetes(Plugin):
             if not count or labels[-count:] == zone.labels:
                 return zone
         return None
-
-    def _falls_through(self, labels: list[bytes]) -> bool:
-        return any(not zone or labels[-len(zone) :] == zone for zone in self._fallthrough)
 
     def _negative(self, rcode: int, zone: bytes, answer: list[Record] | None = None) -> Answer:
         return Answer(rcode, answer or (), [authority(self.view, zone)], plugin=self.name)

@@ -84,13 +84,9 @@ class LogOptions(Options, directive="log"):
 class Rule(msgspec.Struct, frozen=True):
     """One use of `log`, ready to be applied."""
 
-    names: tuple[bytes, ...]
+    names: names.Zones
     classes: frozenset[str]
     line: Callable[[Logged], str]
-
-    def covers(self, name: bytes) -> bool:
-        """Whether a name in lower case is one of the rule's or below."""
-        return any(_is_below(name, scope) for scope in self.names)
 
 
 class Logged(msgspec.Struct, frozen=True):
@@ -111,7 +107,8 @@ class Log(Plugin):
     def __init__(self, options: Sequence[LogOptions], block: Block) -> None:
         self._clock = block.process.clock
         self.rules = [
-            Rule(each.scope.names, frozenset(each.class_), compile_format(each.scope.format)) for each in options
+            Rule(names.Zones(each.scope.names), frozenset(each.class_), compile_format(each.scope.format))
+            for each in options
         ]
 
     @classmethod
@@ -125,9 +122,9 @@ class Log(Plugin):
         # A question that the server asked itself has no line of its own.
         if request.depth:
             return answer
-        name = request.query.qname
+        query = request.query
         for rule in self.rules:
-            if rule.covers(name):
+            if rule.names.hold(query.qname, query.labels):
                 if "all" in rule.classes or class_of(answer) in rule.classes:
                     request.after_reply(functools.partial(self._write, request, rule))
                 break
@@ -177,17 +174,6 @@ def _host(address: str) -> str:
 def _duration(seconds: float) -> str:
     # A clock of seconds since 1970 has no finer digits.
     return f"{seconds:.6f}".rstrip("0").rstrip(".") + "s"
-
-
-def _is_below(name: bytes, scope: bytes) -> bool:
-    if not name.endswith(scope):
-        return False
-    # The end of the name must begin at a label.
-    at = len(name) - len(scope)
-    position = 0
-    while position < at:
-        position += name[position] + 1
-    return position == at
 
 
 PLACEHOLDERS: dict[str, Callable[[Logged], str]] = {

@@ -274,7 +274,7 @@ class Template(Plugin):
             found = use.match(query)
             if found is not None:
                 return await use.answer(request, zone, found)
-            if not use.falls_through(query.labels):
+            if not use.fallthrough.hold(query.qname, query.labels):
                 # As CoreDNS: the zone is this directive's, and it has no other answer.
                 return failure("", self.name)
         return None
@@ -299,7 +299,7 @@ class _Use:
         zones_ = [names.from_text(zone) for zone in options.zones] or block.zones
         # The longest zone that fits is the one that a template is told of.
         self._zones = sorted(((names.labels_of(zone), names.to_text(zone)) for zone in zones_), key=_by_length)
-        self._fallthrough = [names.labels_of(names.from_text(zone)) for zone in options.fallthrough]
+        self.fallthrough = names.Zones(map(names.from_text, options.fallthrough))
 
     @property
     def zones(self) -> list[str]:
@@ -332,10 +332,6 @@ class _Use:
                 named |= {group: groups[number] for group, number in pattern.groupindex.items()}
                 return Matched(groups, named)
         return None
-
-    def falls_through(self, labels: list[bytes]) -> bool:
-        """Whether a name without a pattern is the next one's."""
-        return any(not zone or labels[-len(zone) :] == zone for zone in self._fallthrough)
 
     async def answer(self, request: Request, zone: str, found: Matched) -> Answer:
         """The answer that the templates make, and what an alias in it leads to."""

@@ -7,7 +7,7 @@ byte is at most 63 and the letters begin at 65; that is exactly the ASCII foldin
 from __future__ import annotations
 
 import string
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 LONGEST_NAME = 255
 LONGEST_LABEL = 63
@@ -25,6 +25,27 @@ def labels_of(name: bytes) -> list[bytes]:
         labels.append(name[position + 1 : position + 1 + length])
         position += length + 1
     return labels
+
+
+class Zones:
+    """Some zones, and whether a name lies in one of them, label by label."""
+
+    __slots__ = ("_all", "_ends", "_labels")
+
+    def __init__(self, zones: Iterable[bytes]) -> None:
+        self._ends = tuple(zone.lower() for zone in zones)
+        self._all = ROOT in self._ends
+        self._labels = [labels_of(zone) for zone in self._ends]
+
+    def __bool__(self) -> bool:
+        return bool(self._ends)
+
+    def hold(self, name: bytes, labels: list[bytes]) -> bool:
+        """Whether a name in lower case, of these labels, is one of them or below."""
+        # Most that are in none don't even end like one; the bytes of a zone may stand inside of a label, too.
+        if self._all or not name.endswith(self._ends):
+            return self._all
+        return any(labels[-len(zone) :] == zone for zone in self._labels)
 
 
 def from_labels(labels: list[bytes]) -> bytes:
