@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from kdns import metrics
 from kdns.kubernetes.changes import (
-    UNREADABLE,
     VERSIONS_PAGE,
     MalformedError,
     Version,
@@ -23,7 +22,7 @@ from kdns.kubernetes.changes import (
     version_of,
 )
 from kdns.kubernetes.client import Client
-from kdns.kubernetes.objects import Object
+from kdns.kubernetes.objects import UNREADABLE, Object
 from kdns.kubernetes.watch import PAGE, Watch
 from kdns.metrics import Metrics
 

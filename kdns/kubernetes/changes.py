@@ -18,9 +18,6 @@ T = TypeVar("T")
 # An opaque text by law, a number that grows in every server there is; numbers tell older from newer.
 Version = int | str
 
-# What reading a stranger's bytes may come to: no such object, no UTF-8, nested without end.
-UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-
 # As large as objects get in etcd, several times over; more than that in one line is no event.
 LONGEST_LINE = 16 * 1024 * 1024
 

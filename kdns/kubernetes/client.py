@@ -22,6 +22,7 @@ import aiohttp
 import msgspec
 
 from kdns.errors import ConfigError, KdnsError, PeerError, Problem
+from kdns.kubernetes.objects import UNREADABLE
 
 log = logging.getLogger("kdns.plugin.kubernetes")
 
@@ -370,7 +371,7 @@ async def _refusal(response: aiohttp.ClientResponse) -> ApiError:
     response.close()
     try:
         status = msgspec.json.decode(body, type=Status)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         status = Status(message=f"{response.content_type}: {body[:200].decode(errors='replace')!r}")
     status.code = response.status
     status.reason = status.reason or response.reason or ""

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import msgspec
 
+# What decoding a stranger's bytes may come to: no such object, no UTF-8, nested without end.
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
 
 class _Api(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     """The parent of what is read from the API: unknown fields are passed over, absent ones have the API's default."""

@@ -17,14 +17,12 @@ import msgspec
 
 from kdns.errors import KdnsError
 from kdns.kubernetes.cluster import NO_PORT, Cluster, Kind, Port, Ready, ServiceModel, SliceModel, address_text
-from kdns.kubernetes.objects import SERVICE_NAME_LABEL, EndpointSlice, Namespace, Object, Pod, Service
+from kdns.kubernetes.objects import SERVICE_NAME_LABEL, UNREADABLE, EndpointSlice, Namespace, Object, Pod, Service
 from kdns.wire import names
 
 # Objects that are put to text between two looks at the sockets: a few milliseconds of work.
 SLICE = 100
 
-# What reading a disk's bytes may come to.
-_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _HEAD = b'{"apiVersion": "v1", "kind": "List", "items": ['
 _FOOT = b"\n]}\n"
 
@@ -55,11 +53,11 @@ def read(path: str) -> Snapshot:
         content = Path(path).read_bytes()
         written = Path(path).stat().st_mtime
         items = _LIST.decode(content).items
-    except (OSError, *_UNREADABLE) as error:
+    except (OSError, *UNREADABLE) as error:
         raise SnapshotError(f"{path}: {error}") from error
     objects: list[Object] = []
     for item in items:
-        with contextlib.suppress(*_UNREADABLE):
+        with contextlib.suppress(*UNREADABLE):
             objects.append(_OBJECT.decode(item))
     if not objects:
         raise SnapshotError(f"{path}: it has no object that can be read")

@@ -24,7 +24,6 @@ from kdns.kubernetes.changes import (
     RAW_PAGE,
     SHAPELESS,
     UNKNOWN,
-    UNREADABLE,
     Added,
     Bookmark,
     Deleted,
@@ -45,7 +44,7 @@ from kdns.kubernetes.changes import (
     version_of,
 )
 from kdns.kubernetes.client import ApiError, Client, Status
-from kdns.kubernetes.objects import Delete, EndpointSlice, Event, Namespace, Object, Pod, Put, Service
+from kdns.kubernetes.objects import UNREADABLE, Delete, EndpointSlice, Event, Namespace, Object, Pod, Put, Service
 from kdns.metrics import Metrics
 
 log = logging.getLogger("kdns.plugin.kubernetes")

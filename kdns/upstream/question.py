@@ -10,9 +10,7 @@ import struct
 
 from kdns.wire.query import AD, CD, QR, RD
 from kdns.wire.records import CLASS_IN, Type
-
-# What fits every usual path unfragmented (RFC 9715 §3): fragments are what an attacker off the path can forge.
-UDP_PAYLOAD = 1232
+from kdns.wire.reply import UDP_PAYLOAD
 
 _HEADER = struct.Struct("!HHHHHH")
 _TAIL = struct.Struct("!HH")
