@@ -13,6 +13,7 @@ import msgspec
 
 # More than that nobody reads at once.
 MOST_DRAWN = 100
+_PAINTS = {"error": "31;1", "warning": "33;1", "note": "36;1"}
 
 
 class KdnsError(Exception):
@@ -38,10 +39,12 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """One mistake or warning, with what is needed to draw it.
+    """One mistake, warning or note, with what is needed to draw it.
 
-    `subject` names the object and field (`Service shop/web: spec.ports[0].port`) where there is one;
-    `expected` is the sentence after the drawing, `hint` the advice after that.
+    A `warning` is of what is hardly meant so, and prevents nothing. A `note` is a warning that blames nobody: what
+    stands there is right, and means something else than in CoreDNS. `subject` names the object and field (`Service
+    shop/web: spec.ports[0].port`) where there is one; `expected` is the sentence after the drawing, `hint` the advice
+    after that.
     """
 
     message: str
@@ -50,6 +53,17 @@ class Problem(msgspec.Struct, frozen=True):
     expected: str = ""
     hint: str = ""
     warning: bool = False
+    note: bool = False
+
+    @property
+    def kind(self) -> str:
+        """`error`, `warning` or `note`."""
+        return "note" if self.note else "warning" if self.warning else "error"
+
+
+def note(message: str, place: Place | None, hint: str = "") -> Problem:
+    """A note: what stands at a place means something else than in CoreDNS."""
+    return Problem(message, place, hint=hint, warning=True, note=True)
 
 
 class ConfigError(KdnsError):
@@ -62,8 +76,8 @@ class ConfigError(KdnsError):
 
 def draw(problem: Problem, colour: bool = False) -> str:
     """The small page that tells one problem: what, where with a caret, what was expected, a hint."""
-    kind, paint = ("warning", "33;1") if problem.warning else ("error", "31;1")
-    lines = [f"{_paint(kind, paint, colour)}: {problem.message}"]
+    paint = _PAINTS[problem.kind]
+    lines = [f"{_paint(problem.kind, paint, colour)}: {problem.message}"]
     place = problem.place
     if place is not None:
         lines.append(f"  {place.file}" + (f":{place.line}:{place.column}" if place.line else ""))

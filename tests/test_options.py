@@ -26,6 +26,7 @@ from kdns.options import (
     choices,
     custom,
     describe,
+    differs,
     duration,
     flag,
     fraction,
@@ -70,6 +71,9 @@ class ClusterOptions(
     startup_timeout: Annotated[float, duration(), "how long to wait"] = 5.0
     inventory: Annotated[tuple[str, ...], words("PATH..."), repeatable, "manifests"] = ()
     apiserver_qps: Annotated[float, fraction(0), without_effect("kdns asks rarely"), "queries per second"] = 0.0
+    resolve: Annotated[bool, flag(), without_effect("delete the line", in_coredns=True), "of older versions"] = False
+    labels: Annotated[Selector, selector(), differs("pods too"), "only what has these labels"] = Selector()
+    burst: Annotated[int, number(0), differs("10 at most", lambda burst: burst > 10), "how many at once"] = 5
     kubeconfig: Annotated[str, word("FILE"), once, "how to reach the cluster"] = ""
 
     def faults(self) -> Iterable[Fault]:
@@ -582,12 +586,41 @@ WARNINGS = {
         "cluster {\n    apiserver_qps 1.5\n}",
         ClusterOptions(apiserver_qps=1.5),
         """\
-warning: `apiserver_qps` has no effect
+note: `apiserver_qps` has no effect
   Corefile:3:5
     3 |     apiserver_qps 1.5
       |     ^^^^^^^^^^^^^
 hint: kdns asks rarely""",
     ),
+    "one that has none in CoreDNS either is doubtful": (
+        "cluster {\n    resolve\n}",
+        ClusterOptions(resolve=True),
+        """\
+warning: `resolve` has no effect
+  Corefile:3:5
+    3 |     resolve
+      |     ^^^^^^^
+hint: delete the line""",
+    ),
+    "an option that means something else than in CoreDNS says so": (
+        "cluster {\n    labels a=b\n}",
+        ClusterOptions(labels=parse_selector("a=b")),
+        """\
+note: `labels`: pods too
+  Corefile:3:5
+    3 |     labels a=b
+      |     ^^^^^^""",
+    ),
+    "a value that means something else says so": (
+        "cluster {\n    burst 11\n}",
+        ClusterOptions(burst=11),
+        """\
+note: `burst`: 10 at most
+  Corefile:3:5
+    3 |     burst 11
+      |     ^^^^^""",
+    ),
+    "a value that means the same says nothing": ("cluster {\n    burst 10\n}", ClusterOptions(burst=10), ""),
     "the last of two counts": (
         "cluster {\n    ttl 5\n    ttl 6\n}",
         ClusterOptions(ttl=6),
@@ -622,7 +655,7 @@ def test_warnings_are_drawn_and_the_options_are_there(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message", "hint"),
     [
-        ("cancel", "`cancel` isn't in kdns yet", "delete it: what is forwarded has 5 seconds in all anyway"),
+        ("cancel", "`cancel` isn't in kdns yet", "delete it: what is forwarded has 4 seconds in all anyway"),
         ("proxy", "`proxy` was removed from CoreDNS", "`forward . ADDRESS` takes its place"),
         ("kubernets", "there is no directive `kubernets`", "did you mean `kubernetes`?"),
         ("zzz", "there is no directive `zzz`", ""),
@@ -659,6 +692,9 @@ def test_the_reference_of_a_directive() -> None:
         ("startup_timeout DURATION", "5s", "how long to wait"),
         ("inventory PATH...", "", "manifests"),
         ("apiserver_qps NUMBER", "0", "queries per second (no effect: kdns asks rarely)"),
+        ("resolve", "off", "of older versions (no effect: delete the line)"),
+        ("labels SELECTOR...", "", "only what has these labels"),
+        ("burst NUMBER", "5", "how many at once"),
         ("kubeconfig FILE", "", "how to reach the cluster"),
     ]
     assert describe(HostsOptions)[1].syntax == "ADDRESS NAME..."
