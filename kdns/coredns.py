@@ -5,19 +5,22 @@ Law: CoreDNS 1.14.7, coremain/run.go: flags with one dash or two, what is said o
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import io
 import logging
 import os
 import platform
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
 
 from kdns import __version__, corefile, logs, serve
 from kdns.app import Configuration
-from kdns.errors import ConfigError, KdnsError, Problem, draw_all
+from kdns.errors import ConfigError, KdnsError, draw_all
 from kdns.plugins import PLUGINS
 
 log = logging.getLogger("kdns")
@@ -25,6 +28,11 @@ log = logging.getLogger("kdns")
 # Tools of Kubernetes read the first line and know CoreDNS's versions only.
 COMPATIBLE_VERSION = "1.14.7"
 _TAKE_A_VALUE = ("conf", "dns.port", "p", "pidfile")
+_SWITCHES = ("plugins", "quiet", "version")
+# What Go calls them.
+_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
+# What CoreDNS doesn't warn of: the root, a reverse zone, labels that begin with a letter (RFC 1035 §2.3.1).
+_USUAL_ZONE = re.compile(r"\.|(.*\.)?(in-addr|ip6)\.arpa\.|([A-Za-z]([A-Za-z0-9-]*[A-Za-z0-9])?\.)+")
 
 
 class _Flag(click.Option):
@@ -56,21 +64,20 @@ def coredns(
         click.echo(_versions())
         return
     if plugins:
-        click.echo("Server types:\n  dns\n\nOther plugins:")
-        for name in sorted(plugin.name for plugin in PLUGINS):
-            click.echo(f"  dns.{name}")
+        # An empty line at its end, too.
+        click.echo("".join(f"{name}\n" for name in sorted(plugin.name for plugin in PLUGINS)))
         return
     logs.configure(sys.stdout)
-    if pidfile:
-        try:
-            Path(pidfile).write_text(f"{os.getpid()}\n")
-        except OSError as error:
-            raise KdnsError(f"can't write the process id to `{pidfile}`: {os.strerror(error.errno or 0)}") from error
-    parsed = _corefile(conf, port)
+    # It can be read once only, and a reload wants it again.
+    given = sys.stdin.read() if conf == "stdin" else ""
+    read = functools.partial(_corefile, conf, port, given)
+    parsed = read()
+    cleaning = contextlib.ExitStack()
 
     def show(configuration: Configuration) -> None:
-        for problem in serve.warnings(parsed, configuration):
-            log.warning("%s", _line(problem))
+        if pidfile:
+            cleaning.enter_context(_pid_written_to(Path(pidfile)))
+        serve.log_warnings(parsed, configuration)
         if not quiet:
             print("\n".join(zone_lines(configuration)), flush=True)
         if any(plugin.name == "reload" for plugin in configuration.plugins):
@@ -78,28 +85,47 @@ def coredns(
         if not quiet:
             print(_versions(), flush=True)
 
-    serve.run(parsed, show, lambda: _corefile(conf, port))
+    with cleaning:
+        raise SystemExit(serve.run(parsed, show, read))
+
+
+@contextlib.contextmanager
+def _pid_written_to(path: Path) -> Iterator[None]:
+    """A file with the process id, for as long as the process lasts. Without it the process serves all the same."""
+    try:
+        path.write_text(f"{os.getpid()}\n")
+    except OSError as error:
+        log.error("Could not write pidfile: open %s: %s", path, os.strerror(error.errno or 0).lower())
+        yield
+        return
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def zone_lines(configuration: Configuration) -> list[str]:
     """What CoreDNS says of each zone: `cluster.local.:53 on 10.1.2.3`."""
-    return sorted(
-        f"{site.zone_text}:{listener.port}" + (f" on {listener.address}" if listener.address else "")
+    said = sorted(
+        (f"{site.zone_text}:{listener.port}" + (f" on {listener.address}" if listener.address else ""), site.zone_text)
         for listener in configuration.listeners
         for site in listener.sites
     )
+    lines: list[str] = []
+    for line, zone in said:
+        if not _USUAL_ZONE.fullmatch(zone):
+            lines.append(f'Warning: Domain "{zone}" does not follow RFC1035 preferred syntax')
+        lines.append(line)
+    return lines
 
 
-def _line(problem: Problem) -> str:
-    where = f"{problem.place.file}:{problem.place.line}" if problem.place else ""
-    text = ": ".join(filter(None, (where, problem.subject, problem.message)))
-    return f"{text} ({problem.hint})" if problem.hint else text
+def _corefile(conf: str, port: int, given: str) -> corefile.Corefile:
+    """The Corefile as it is now; `given` is what stdin said."""
 
-
-def _corefile(conf: str, port: int) -> corefile.Corefile:
     def read() -> corefile.Corefile:
         if conf == "stdin":
-            return corefile.parse(sys.stdin.read(), "stdin", default_port=port, environment=os.environ)
+            return corefile.parse(given, "stdin", default_port=port, environment=os.environ)
         if not conf and not Path("Corefile").exists():
             return corefile.parse(serve.NO_BLOCK, "no Corefile", default_port=port)
         return corefile.load(conf or "Corefile", default_port=port)
@@ -108,19 +134,29 @@ def _corefile(conf: str, port: int) -> corefile.Corefile:
 
 
 def _versions() -> str:
-    system = f"{platform.system().lower()}/{platform.machine()}"
+    machine = platform.machine()
+    system = f"{platform.system().lower()}/{_MACHINES.get(machine, machine)}"
     return f"CoreDNS-{COMPATIBLE_VERSION}\n{system}, Python {platform.python_version()}, kdns {__version__}"
 
 
 def _two_dashes(arguments: Sequence[str]) -> list[str]:
-    """The arguments with Go's `-flag` as `--flag`, but for what is a flag's value."""
+    """The arguments with Go's `-flag` as `--flag`, but for what is a flag's value; `-quiet=false` is left out."""
     spelled: list[str] = []
     value = False
     for each in arguments:
         flag = not value and each.startswith("-") and each != "-"
+        name, equals, said = each.lstrip("-").partition("=")
+        if flag and equals and name in _SWITCHES and said in _TRUE + _FALSE:
+            spelled += [f"--{name}"] if said in _TRUE else []
+            continue
         spelled.append(f"--{each.lstrip('-')}" if flag else each)
         value = flag and each.lstrip("-") in _TAKE_A_VALUE
     return spelled
+
+
+# As Go's flag package reads a bool.
+_TRUE = ("1", "t", "T", "true", "TRUE", "True")
+_FALSE = ("0", "f", "F", "false", "FALSE", "False")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -17,9 +17,9 @@ from kdns.wire.message import LARGEST_TTL_SECONDS
 from kdns.wire.query import CD, RD, Query
 from kdns.wire.records import Rcode, Record, Type
 
-# The name in lower case, type, class, DO, and the RD and CD bits.
+# The name in lower case, type, class, DO, the RD and CD bits, and the EDNS options that the upstream was sent.
 # RD too, unlike CoreDNS: a resolver that may not recurse says what it happens to know, which is no answer to others.
-Key = tuple[bytes, int, int, bool, int]
+Key = tuple[bytes, int, int, bool, int, bytes]
 
 # What a message costs beside its records, and a record beside its data and an owner of its own. Measured with
 # tracemalloc: 547 bytes for a message with one address, 905 with four.
@@ -88,9 +88,9 @@ class Message(msgspec.Struct, gc=False):
         return max(0, self.ttl_seconds - int(now - self.stored))
 
 
-def key_of(query: Query) -> Key:
-    """What a message is kept under."""
-    return query.qname, query.rtype, query.rclass, query.do, query.flags & (RD | CD)
+def key_of(query: Query, options: bytes = b"") -> Key:
+    """What a message is kept under. `options` are the EDNS options that the upstream is sent."""
+    return query.qname, query.rtype, query.rclass, query.do, query.flags & (RD | CD), options
 
 
 def kind_of(rcode: int, rtype: int, answer: Iterable[Record]) -> Kind | None:

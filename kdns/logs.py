@@ -14,6 +14,8 @@ from typing import TextIO
 
 # The logger `kdns.plugin.NAME` writes `plugin/NAME: ` before its text.
 PLUGINS = "kdns.plugin"
+# What this logger is given is a line as it stands, without a level before it: one for machines.
+BARE = "kdns.bare"
 
 _LEVELS = {logging.CRITICAL: ("FATAL", "31;1"), logging.WARNING: ("WARNING", "33;1")}
 _LEVELS |= {logging.ERROR: ("ERROR", "31;1"), logging.INFO: ("INFO", "36"), logging.DEBUG: ("DEBUG", "2")}
@@ -74,6 +76,8 @@ class LineHandler(logging.Handler):
             self._lost += 1
 
     def _lines(self, record: logging.LogRecord) -> list[str]:
+        if record.name == BARE:
+            return [escape(record.getMessage())]
         level, paint = _LEVELS.get(record.levelno, (record.levelname, "0"))
         tag = f"\x1b[{paint}m[{level}]\x1b[0m" if self._colour else f"[{level}]"
         before, _, plugin = record.name.partition(f"{PLUGINS}.")

@@ -7,7 +7,9 @@ in lower case and with their final dot, for that is what rules are written for. 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import ipaddress
+import struct
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -16,7 +18,7 @@ from kdns.chain import Answer, Request, failure
 from kdns.errors import KdnsError
 from kdns.patterns import Substitution
 from kdns.wire import names
-from kdns.wire.query import Query
+from kdns.wire.query import Query, option, option_codes, without_option
 from kdns.wire.records import Rcode, Record, Type, rcode_to_text
 
 # Where in its data a record has the name that `answer value` means.
@@ -295,9 +297,12 @@ class Applied(NamedTuple):
 
 
 class Rule(Protocol):
-    """One rule: what it makes of a query, None where it doesn't concern it. Raises InvalidNameError."""
+    """One rule: what it makes of a query, None where it doesn't concern it. Raises InvalidNameError.
 
-    def apply(self, query: Query) -> Applied | None: ...
+    The request is the one that the query is of; a rule may give it EDNS options for upstreams.
+    """
+
+    def apply(self, query: Query, request: Request) -> Applied | None: ...
 
 
 class NameRule(msgspec.Struct, frozen=True):
@@ -307,7 +312,7 @@ class NameRule(msgspec.Struct, frozen=True):
     auto: bool = False
     reverts: tuple[Revert, ...] = ()
 
-    def apply(self, query: Query) -> Applied | None:
+    def apply(self, query: Query, request: Request) -> Applied | None:
         name = self.match.rename(query.qname)
         if name is None:
             return None
@@ -325,7 +330,7 @@ class TypeRule(msgspec.Struct, frozen=True):
     before: int
     after: int
 
-    def apply(self, query: Query) -> Applied | None:
+    def apply(self, query: Query, request: Request) -> Applied | None:
         return Applied(_copy(query, rtype=self.after)) if query.rtype == self.before else None
 
 
@@ -335,7 +340,7 @@ class ClassRule(msgspec.Struct, frozen=True):
     before: int
     after: int
 
-    def apply(self, query: Query) -> Applied | None:
+    def apply(self, query: Query, request: Request) -> Applied | None:
         return Applied(_copy(query, rclass=self.after)) if query.rclass == self.before else None
 
 
@@ -345,7 +350,7 @@ class AnswerRule(msgspec.Struct, frozen=True):
     match: Match
     revert: Revert
 
-    def apply(self, query: Query) -> Applied | None:
+    def apply(self, query: Query, request: Request) -> Applied | None:
         return Applied(query, (self.revert,)) if self.match.fits(query.qname) else None
 
 
@@ -354,11 +359,67 @@ class AliasRule(msgspec.Struct, frozen=True):
 
     match: Match
 
-    def apply(self, query: Query) -> Applied | None:
+    def apply(self, query: Query, request: Request) -> Applied | None:
         return Applied(query, (Target(self.match, query.rtype),))
 
 
-def _copy(query: Query, name: bytes | None = None, rtype: int | None = None, rclass: int | None = None) -> Query:
+class EdnsRule(msgspec.Struct, frozen=True):
+    """An EDNS option that upstreams are sent. Of the client's own, it only counts whether there is one of this code.
+
+    `set` sends it in any case, `replace` where there is one, `append` where there is none, `unset` sends none.
+    """
+
+    action: str
+    code: int
+    data: Callable[[Query, Request], bytes]
+
+    def apply(self, query: Query, request: Request) -> Applied | None:
+        code, options = self.code, request.upstream_options
+        if self.action == "unset":
+            request.upstream_options = without_option(options, code)
+            return Applied(_copy(query, options=without_option(query.options, code)))
+        if self.action != "set":
+            is_there = code in option_codes(options) or code in option_codes(query.options)
+            if is_there != (self.action == "replace"):
+                return None
+        request.upstream_options = without_option(options, code) + option(code, self.data(query, request))
+        return Applied(query)
+
+
+def subnet(query: Query, request: Request, bits: Mapping[int, int]) -> bytes:
+    """The data of a client subnet (RFC 7871 §6): of the client's address so many bits, by the family's version."""
+    # An IPv6 address may name its link.
+    client = ipaddress.ip_address(request.client[0].partition("%")[0])
+    length = bits[client.version]
+    network = ipaddress.ip_network((client, length), strict=False)
+    # Families are numbered 1 and 2; no more bytes than the bits need.
+    head = struct.pack("!HBB", 1 if client.version == 4 else 2, length, 0)
+    return head + network.network_address.packed[: (length + 7) // 8]
+
+
+def _address(pair: tuple[str, int]) -> bytes:
+    return ipaddress.ip_address(pair[0].partition("%")[0]).packed
+
+
+# What stands for a variable in the data of an option; reading `client` or `local` keeps the reply from being kept.
+VARIABLES: Mapping[str, Callable[[Query, Request], bytes]] = {
+    "{qname}": lambda query, request: names.to_text(query.spelled).encode(),
+    "{qtype}": lambda query, request: query.rtype.to_bytes(2, "big"),
+    "{client_ip}": lambda query, request: _address(request.client),
+    "{client_port}": lambda query, request: request.client[1].to_bytes(2, "big"),
+    "{protocol}": lambda query, request: request.transport.encode(),
+    "{server_ip}": lambda query, request: _address(request.local),
+    "{server_port}": lambda query, request: request.local[1].to_bytes(2, "big"),
+}
+
+
+def _copy(
+    query: Query,
+    name: bytes | None = None,
+    rtype: int | None = None,
+    rclass: int | None = None,
+    options: bytes | None = None,
+) -> Query:
     copy = Query(
         query.id,
         query.flags,
@@ -368,7 +429,7 @@ def _copy(query: Query, name: bytes | None = None, rtype: int | None = None, rcl
         query.rclass if rclass is None else rclass,
     )
     copy.edns, copy.size, copy.version, copy.do = query.edns, query.size, query.version, query.do
-    copy.options, copy.trailing = query.options, query.trailing
+    copy.options, copy.trailing = query.options if options is None else options, query.trailing
     return copy
 
 

@@ -20,7 +20,7 @@ import dns.rcode
 import pytest
 import uvloop
 
-from kdns import corefile
+from kdns import corefile, serve
 from kdns.app import App, build
 from kdns.chain import Process
 from kdns.metrics import Metrics
@@ -51,6 +51,13 @@ WARNINGS = {
     "scaleway": ["no files matching import glob pattern: `custom/*.override`"],
     "vcluster": ["no files matching import glob pattern: `/etc/coredns/custom/*.server`"],
 }
+
+# Whose answers the `cache` of CoreDNS would keep, and kdns's doesn't; all else means the same.
+KEPT_IN_COREDNS = "`cache`: no effect on answers of {}, which have the TTL that those say"
+KEPT = dict.fromkeys(NAMES, "`kubernetes`")
+KEPT |= dict.fromkeys(("k3s", "kops-gossip", "kubespray", "minikube", "ovh", "vcluster"), "`hosts` and `kubernetes`")
+for means_the_same in ("aks-localdns", "kind", "kubeadm", "kubespray-nodelocaldns", "nodelocal", "talos"):
+    del KEPT[means_the_same]
 
 # What each is asked beside a name of the cluster and a name of others: the question, the response code, the data.
 QUESTIONS: dict[str, list[tuple[str, str, list[str]]]] = {
@@ -98,6 +105,8 @@ def test_it_loads_unchanged(name: str, tmp_path: Path) -> None:
     parsed = corefile.load(str(path), environment=ENVIRONMENT)
     configuration = build(parsed, Process(Metrics()))
     assert [problem.message for problem in configuration.warnings] == WARNINGS.get(name, [])
+    notes = [problem.message for problem in serve.warnings(parsed, configuration) if problem.note]
+    assert notes == ([KEPT_IN_COREDNS.format(KEPT[name])] if name in KEPT else [])
 
 
 # In reach

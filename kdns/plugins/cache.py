@@ -20,7 +20,7 @@ import msgspec
 from kdns.answers import Lifetime
 from kdns.chain import Answer, Block, Next, Plugin, Request, Waiter, start
 from kdns.corefile import Directive, Token
-from kdns.errors import Problem
+from kdns.errors import Problem, note
 from kdns.kept_messages import Key, Kind, Limits, Message, Messages, Rules, key_of
 from kdns.logs import plugin_logger
 from kdns.metrics import (
@@ -48,6 +48,7 @@ from kdns.options import (
     parse_duration,
     repeatable,
     several,
+    spell_duration,
     zone_arguments,
     zones,
 )
@@ -57,6 +58,9 @@ from kdns.wire.query import AA, AD, RD, TC, Query
 from kdns.wire.records import Rcode, Record
 
 log = plugin_logger("cache")
+
+# What answers by itself, in CoreDNS behind this directive, here before it.
+_BEHIND_IN_COREDNS = ("hosts", "k8s_external", "kubernetes", "file", "auto", "secondary")
 
 # Whose answers are kept. What kdns knows by itself may be the client's alone (`whoami`), and is said again for nothing.
 KEPT_OF = "forward"
@@ -207,7 +211,7 @@ class Cache(Plugin):
             )
             for kind in ("success", "denial")
         }
-        self._over_cluster = any(plugin.name == "kubernetes" for plugin in block.plugins)
+        self._bypassed = [plugin.name for plugin in block.plugins if self._would_keep(plugin)]
         self._refreshes: dict[Key, _Refresh] = {}
         self._server = block.server
         texts = options.zones or tuple(names.to_text(zone) for zone in block.zones)
@@ -224,6 +228,12 @@ class Cache(Plugin):
     def read(cls, directives: Sequence[Directive], problems: list[Problem]) -> CacheOptions | None:
         """The options; a zone that looks like a TTL is one, as in CoreDNS, and is told."""
         options: CacheOptions | None = super().read(directives, problems)
+        for line in (line for directive in directives for line in directive.body or ()):
+            if line.name.text == "serve_stale" and [word.text.lower() for word in line.args[1:]] == ["verify"]:
+                wait = spell_duration(VERIFY_SECONDS)
+                problems.append(
+                    note(f"`verify` waits {wait} for the upstream, unless told how long", line.args[1].place())
+                )
         for token in (token for directive in directives for token in directive.args):
             if not is_number(token):
                 with contextlib.suppress(RefusalError):
@@ -234,10 +244,22 @@ class Cache(Plugin):
         return options
 
     def notices(self) -> tuple[str, ...]:
-        """That it isn't what makes names of the cluster fast."""
-        if not self._over_cluster:
+        """Whose answers CoreDNS would keep, with other TTLs than those that are configured."""
+        if not self._bypassed:
             return ()
-        return ("no effect on names of the cluster: what is kept of those is forgotten when it changes",)
+        whose = " and ".join(f"`{name}`" for name in self._bypassed)
+        return (f"no effect on answers of {whose}, which have the TTL that those say",)
+
+    def _would_keep(self, plugin: Plugin) -> bool:
+        """Whether CoreDNS would keep this one's answers."""
+        if plugin.name not in _BEHIND_IN_COREDNS:
+            return False
+        view = getattr(plugin, "view", None)
+        if view is None:
+            return True
+        zone = view.primary.lower()
+        labels = names.labels_of(zone)
+        return self._zones.hold(zone, labels) and not all(each.hold(zone, labels) for each in self._disabled.values())
 
     def close(self) -> None:
         for refresh in self._refreshes.values():
@@ -253,7 +275,7 @@ class Cache(Plugin):
     async def _answer(self, request: Request, next: Next) -> Answer:
         query = request.query
         now = self._clock()
-        key = key_of(query)
+        key = key_of(query, request.upstream_options)
         self._count(CACHE_REQUESTS)
         # RFC 8767 §4: who doesn't want recursion wants no stale data either.
         message = self._messages.find(key, now, stale=bool(query.flags & RD))
@@ -472,6 +494,7 @@ def _again(request: Request, now: float) -> Request:
     query.do = asked.do
     again = Request(query, request.server, request.transport, now=now)
     again.zone = request.zone
+    again.upstream_options = request.upstream_options
     return again
 
 

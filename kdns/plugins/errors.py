@@ -8,13 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
-import re2
 
 from kdns.chain import Answer, Block, Next, Plugin, Request
-from kdns.corefile import Directive
+from kdns.corefile import Directive, Token
 from kdns.logs import plugin_logger
 from kdns.options import (
     Options,
@@ -29,6 +28,7 @@ from kdns.options import (
     spell_duration,
     without_effect,
 )
+from kdns.patterns import compile_pattern
 from kdns.wire import names
 from kdns.wire.records import type_to_text
 
@@ -42,7 +42,7 @@ class Consolidation(msgspec.Struct, frozen=True):
     """Errors that match `pattern` are counted for `seconds` and told in one line."""
 
     seconds: float
-    pattern: str
+    pattern: Token
     level: int = logging.ERROR
     show_first: bool = False
 
@@ -57,10 +57,8 @@ def _read_consolidation(line: Directive) -> Consolidation:
         seconds = parse_duration(args[0])
         if seconds <= 0:
             raise RefusalError(args[0], "more than 0s")
-    try:
-        compile_pattern(args[1].text)
-    except re2.error as error:
-        wrong.append(RefusalError(args[1], f"a regular expression ({_reason(error)})"))
+    with collected(wrong):
+        compile_pattern(args[1])
     for place, token in enumerate(args[2:]):
         if token.text in LEVELS and place == 0:
             level = LEVELS[token.text]
@@ -70,7 +68,7 @@ def _read_consolidation(line: Directive) -> Consolidation:
             wrong.append(RefusalError(token, "`warning`, `error`, `info` or `debug`, then perhaps `show_first`"))
     if wrong:
         raise SeveralError(wrong)
-    return Consolidation(seconds, args[1].text, level, show_first)
+    return Consolidation(seconds, args[1], level, show_first)
 
 
 _SYNTAX = "consolidate DURATION REGEXP [LEVEL] [show_first]"
@@ -166,18 +164,6 @@ class _Counted:
             self.settings.level,
             "%d errors like '%s' occurred in last %s",
             count,
-            self.settings.pattern,
+            self.settings.pattern.text,
             spell_duration(self.settings.seconds),
         )
-
-
-def compile_pattern(pattern: str) -> Any:
-    """The pattern compiled by RE2, whose time is linear in the text. Raises re2.error."""
-    options = re2.Options()
-    options.log_errors = False
-    return re2.compile(pattern, options)
-
-
-def _reason(error: Exception) -> str:
-    reason = error.args[0] if error.args else ""
-    return reason.decode() if isinstance(reason, bytes) else str(reason)

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from typing import Annotated, Any, ClassVar
 
 import msgspec
 
+from kdns.addresses import is_address
 from kdns.chain import Answer, Block, Next, Plugin, Request, failure
 from kdns.corefile import Directive, Token, read_regular
-from kdns.errors import Problem
+from kdns.errors import ConfigError, Problem
 from kdns.metrics import FORWARD_REJECTED, Metrics
 from kdns.options import (
     Fault,
@@ -25,6 +26,7 @@ from kdns.options import (
     argument,
     choice,
     custom,
+    differs,
     duration,
     flag,
     number,
@@ -36,96 +38,19 @@ from kdns.options import (
     zone,
     zones,
 )
-from kdns.upstream.pool import HealthCheck, Pool, Rules
-from kdns.upstream.sockets import Upstream, UpstreamError, is_address
-from kdns.upstream.streams import Keeping
+from kdns.upstream.destinations import ADDRESS, read_resolvers, read_upstreams, resolved
+from kdns.upstream.pool import MOST_ATTEMPTS, OVERALL_SECONDS, HealthCheck, Pool, Rules
+from kdns.upstream.sockets import Keeping, Upstream, UpstreamError, Way
 from kdns.wire import names
 from kdns.wire.message import Message
 from kdns.wire.query import AA, AD, RA, TC, Query
 from kdns.wire.records import Rcode, Record
-
-MOST_UPSTREAMS = 15
 
 # RFC 8914 §4.23, §4.24. The text says what, not whom: it goes to strangers.
 _NOBODY_REPLIES = (22, "no upstream replied in time")
 _NETWORK_FAILS = (23, "no upstream could be reached")
 # §4.1: none of the codes says that it is the server itself that can't.
 _SHORT = (0, "the server is short of sockets")
-_SCHEMES_TO_COME = ("https", "grpc", "quic")
-_ADDRESS = "an address, `IP[:PORT]` or `[IPv6]:PORT`, or a file in the form of resolv.conf"
-_TLS_ADDRESS = "an address, `tls://IP[:PORT]` or `tls://[IPv6]:PORT`, perhaps with `%NAME` after the IP"
-
-
-def _read_upstreams(tokens: Sequence[Token]) -> tuple[Upstream, ...]:
-    # One that is named twice, as in two files, is one: it has one budget and one health.
-    found = tuple(dict.fromkeys(upstream for token in tokens for upstream in _upstreams_of(token)))
-    if len(found) > MOST_UPSTREAMS:
-        raise ValueError(f"more than {MOST_UPSTREAMS} upstreams are configured: {len(found)}")
-    return found
-
-
-def _upstreams_of(token: Token) -> list[Upstream]:
-    text = token.text
-    scheme, separator, rest = text.partition("://")
-    if separator and scheme in _SCHEMES_TO_COME:
-        raise WordError(token, ValueError(f"an upstream with `{scheme}://` isn't in kdns yet"))
-    if separator and scheme == "tls":
-        return [_tls_upstream(token, rest)]
-    if separator and scheme != "dns":
-        raise RefusalError(token, _ADDRESS)
-    upstream = _address_of(rest if separator else text)
-    if upstream is not None:
-        return [upstream]
-    if separator:
-        raise RefusalError(token, _ADDRESS)
-    try:
-        servers = resolv_conf(read_regular(text))
-    except OSError as error:
-        # What looks like no path was hardly meant as one.
-        if "/" not in text:
-            raise RefusalError(token, _ADDRESS) from error
-        reason = error.strerror or str(error)
-        raise WordError(token, ValueError(f"`{text}` can't be read: {reason.lower()}")) from error
-    if not servers:
-        raise WordError(token, ValueError(f"`{text}` names no server: it has no line `nameserver IP`"))
-    return servers
-
-
-def _tls_upstream(token: Token, text: str) -> Upstream:
-    """`IP`, `IP:PORT`, `IP%NAME`, `IP%NAME:PORT`, `[IP%NAME]:PORT` or `[IP]:PORT%NAME`, as CoreDNS has them."""
-    address, _, name = text.rpartition("%") if "%" in text else (text, "", "")
-    port = ""
-    if ":" in name:
-        name, _, port = name.rpartition(":")
-    if name.endswith("]"):
-        name, address = name[:-1], f"{address}]"
-    if port:
-        address = f"{address}:{port}" if address.startswith("[") or ":" not in address else f"[{address}]:{port}"
-    upstream = _address_of(address, "853")
-    if upstream is None or ("%" in text and not name):
-        raise RefusalError(token, _TLS_ADDRESS)
-    return Upstream(upstream.host, upstream.port, tls=True, server_name=name)
-
-
-def resolv_conf(text: str) -> list[Upstream]:
-    """The servers of a file in the form of /etc/resolv.conf; everything else in it is left alone."""
-    fields = [line.split() for line in text.splitlines()]
-    hosts = [field[1] for field in fields if len(field) > 1 and field[0] == "nameserver"]
-    return [Upstream(host) for host in hosts if is_address(host)]
-
-
-def _address_of(text: str, port: str = "53") -> Upstream | None:
-    host = text
-    if text.startswith("["):
-        host, bracket, after = text[1:].partition("]")
-        if not bracket or ":" not in host or (after and after[0] != ":"):
-            return None
-        port = after[1:] if after else port
-    elif text.count(":") == 1:
-        host, _, port = text.partition(":")
-    if not is_address(host) or not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
-        return None
-    return Upstream(host, int(port))
 
 
 def _read_health_check(tokens: Sequence[Token]) -> HealthCheck:
@@ -233,11 +158,16 @@ _check = custom(
 class ForwardOptions(Options, directive="forward"):
     """What `forward` takes."""
 
-    from_: Annotated[tuple[str, ...], argument(zone("FROM")), "names in this zone are forwarded"]
+    from_: Annotated[
+        tuple[str, ...],
+        argument(zone("FROM")),
+        "names in this zone are forwarded",
+        differs("this is several reverse zones, and all of them are forwarded", lambda zones: len(zones) > 1),
+    ]
     to: Annotated[
         tuple[Upstream, ...],
-        argument(custom(_read_upstreams, "TO...", _ADDRESS, most=None)),
-        "whom to ask: addresses, or files in the form of resolv.conf, at most 15",
+        argument(custom(read_upstreams, "TO...", ADDRESS, most=None)),
+        "whom to ask: addresses, names, or files in the form of resolv.conf, at most 15",
     ]
     except_: Annotated[tuple[str, ...], zones(at_least=1), repeatable, "names in these zones are not forwarded"] = ()
     force_tcp: Annotated[bool, flag(), "ask over TCP whatever the client used"] = False
@@ -245,12 +175,26 @@ class ForwardOptions(Options, directive="forward"):
     policy: Annotated[
         str, choice("random", "round_robin", "sequential"), "whom to ask first, the others follow when it fails"
     ] = "random"
-    read_timeout: Annotated[float, duration(0.001), "how long to wait for one upstream; 4s is the most for all"] = 2.0
+    read_timeout: Annotated[
+        float,
+        duration(0.001),
+        "how long to wait for one upstream; 4s is the most for all",
+        differs(
+            f"an answer has {spell_duration(OVERALL_SECONDS)} in all, and then is SERVFAIL",
+            lambda seconds: seconds > OVERALL_SECONDS,
+        ),
+    ] = 2.0
     max_fails: Annotated[
         int, number(0), "an upstream that failed more often than that, one time after another, is avoided; 0 for never"
     ] = 2
     max_connect_attempts: Annotated[
-        int, number(0), "how often to try in all, at most 10; unless given, twice per upstream"
+        int,
+        number(0),
+        "how often to try in all, at most 10; unless given, twice per upstream",
+        differs(
+            f"upstreams are tried {MOST_ATTEMPTS} times at most; 0 is twice for each",
+            lambda attempts: not 0 < attempts <= MOST_ATTEMPTS,
+        ),
     ] = 0
     health_check: Annotated[HealthCheck, _check, "how often an upstream that failed is asked whether it lives"] = (
         HealthCheck()
@@ -275,6 +219,12 @@ class ForwardOptions(Options, directive="forward"):
     tls_servername: Annotated[
         str, word("NAME"), "the name in the certificate of upstreams over TLS; their address unless given"
     ] = ""
+    doh_method: Annotated[str, choice("GET", "POST"), "how upstreams over HTTPS are asked"] = "POST"
+    resolver: Annotated[
+        tuple[Upstream, ...],
+        custom(read_resolvers, "IP[:PORT]...", "addresses", most=None),
+        "who knows the addresses of upstreams with a name; the system unless given",
+    ] = ()
     source_address: Annotated[
         str, custom(_read_source, "IP", "an IP address"), "the address of this machine to ask from"
     ] = ""
@@ -285,16 +235,24 @@ class ForwardOptions(Options, directive="forward"):
             yield Fault(
                 "max_age", f"`max_age` must not be less than `expire`, which is {shortest}", besides=("expire",)
             )
-        named = next((each for each in self.to if each.server_name), None)
+        named = next((each for each in self.to if each.server_name not in ("", each.host.removesuffix("."))), None)
         if self.tls_servername and named is not None:
             yield Fault("tls_servername", f"the upstream {named} has a name of its own, `{named.server_name}`")
         if self.source_address:
-            other = next((each for each in self.to if (":" in each.host) != (":" in self.source_address)), None)
+            numeric = [each for each in self.to if is_address(each.host)]
+            other = next((each for each in numeric if (":" in each.host) != (":" in self.source_address)), None)
             if other is not None:
                 sentence = (
                     f"the upstream {other} can't be asked from `{self.source_address}`, which is of another family"
                 )
                 yield Fault("source_address", sentence, self.source_address)
+
+
+class Written(msgspec.Struct, frozen=True):
+    """A line as it was written: what it says, and its words, for mistakes that are seen only when the server starts."""
+
+    options: ForwardOptions
+    words: tuple[Token, ...]
 
 
 class Forward(Plugin):
@@ -303,14 +261,21 @@ class Forward(Plugin):
     name: ClassVar[str] = "forward"
     options: ClassVar[type[Options]] = ForwardOptions
 
-    def __init__(self, options: list[ForwardOptions], block: Block) -> None:
+    def __init__(self, options: list[Written], block: Block) -> None:
         self._lines = [_Line(each, block.process.metrics) for each in options]
 
     @classmethod
-    def read(cls, directives: Sequence[Directive], problems: list[Problem]) -> list[ForwardOptions] | None:
+    def read(cls, directives: Sequence[Directive], problems: list[Problem]) -> list[Written] | None:
         """Each line is a rule of its own."""
         found = parse_each(ForwardOptions, directives, problems)
-        return found if len(found) == len(directives) else None
+        if len(found) != len(directives):
+            return None
+        for directive, options in zip(directives, found, strict=True):
+            problems += _doubts(directive, options)
+        return [
+            Written(options, (directive.name, *directive.args))
+            for directive, options in zip(directives, found, strict=True)
+        ]
 
     def handle(self, request: Request, next: Next) -> Coroutine[Any, Any, Answer]:
         """Ask others for the names of a line; all other names are the next plugin's."""
@@ -334,32 +299,86 @@ class Forward(Plugin):
                 answer = await line.answer(request)
         return answer
 
+    def upstreams(self, query: Query) -> list[str]:
+        """Whom it asks such a question; nobody where it is the next plugin's."""
+        line = next((line for line in self._lines if line.takes(query)), None)
+        return [] if line is None else [str(each) for each in line.upstreams]
+
+    async def started(self) -> None:
+        """Find the addresses of upstreams with a name. Raises ConfigError where one has none."""
+        await asyncio.gather(*(line.resolve() for line in self._lines))
+
     async def feed(self) -> None:
         """Look after the upstreams that failed."""
-        await asyncio.gather(*(line.pool.check() for line in self._lines))
-
-    def notices(self) -> Iterable[str]:
-        """Options for TLS where nothing is asked over TLS: CoreDNS is silent about them."""
-        for line in self._lines:
-            yield from line.notices()
+        await asyncio.gather(*(line.check() for line in self._lines))
 
     def close(self) -> None:
         """End the connections that are kept."""
         for line in self._lines:
-            line.pool.close()
+            line.close()
+
+
+def _doubts(directive: Directive, options: ForwardOptions) -> Iterator[Problem]:
+    """Options that change nothing; CoreDNS is silent about them."""
+    idle: dict[str, str] = {}
+    if not any(each.tls for each in options.to):
+        idle |= dict.fromkeys(("tls", "tls_servername"), "it is for upstreams with `tls://` or `https://` before them")
+    if all(is_address(each.host) for each in options.to):
+        idle["resolver"] = "no upstream has a name"
+    if not any(each.path for each in options.to):
+        idle["doh_method"] = "it is for upstreams with `https://` before them"
+    if all(each.path for each in options.to):
+        hint = "a connection of HTTPS is kept as long as `expire` says"
+        idle |= dict.fromkeys(("max_age", "max_idle_conns"), hint)
+        idle |= dict.fromkeys(("force_tcp", "prefer_udp"), "all upstreams are asked over HTTPS")
+    for line in directive.body or ():
+        if line.name.text in idle:
+            message = f"`{line.name.text}` has no effect"
+            yield Problem(message, line.name.place(), hint=idle[line.name.text], warning=True)
 
 
 class _Line:
     """One `forward` line: the names that it takes, and the upstreams that answer them."""
 
-    def __init__(self, options: ForwardOptions, metrics: Metrics) -> None:
-        self._options = options
+    def __init__(self, written: Written, metrics: Metrics) -> None:
+        self._options = options = written.options
+        self._words = written.words
         self._metrics = metrics
         self._tops = frozenset(names.from_text(each).lower() for each in options.from_)
         self._from = names.Zones(self._tops)
         self._except = names.Zones(map(names.from_text, options.except_))
         self._onward = frozenset(options.next)
         self._running = 0
+        # There is none until the addresses of all upstreams are known.
+        self._pool: Pool | None = None
+        self._is_resolved = asyncio.Event()
+        if all(is_address(each.host) for each in options.to):
+            self._begin(options.to)
+
+    async def resolve(self) -> None:
+        """Find the addresses of upstreams with a name. Raises ConfigError where one has none."""
+        if self._pool is None:
+            source = self._options.source_address
+            found = await resolved(self._options.to, self._options.resolver, self._words)
+            reachable = [each for each in found if not source or (":" in each.host) == (":" in source)]
+            if not reachable:
+                message = f"`forward`: no upstream has an address that can be asked from `{source}`"
+                raise ConfigError([Problem(message, self._words[0].place())])
+            self._begin(reachable)
+
+    async def check(self) -> None:
+        """Look after the upstreams that failed; never returns."""
+        await self._is_resolved.wait()
+        assert self._pool is not None
+        await self._pool.check()
+
+    def close(self) -> None:
+        """End the connections that are kept."""
+        if self._pool is not None:
+            self._pool.close()
+
+    def _begin(self, upstreams: Sequence[Upstream]) -> None:
+        options = self._options
         rules = Rules(
             policy=options.policy,
             transport="tcp" if options.force_tcp else "udp" if options.prefer_udp else "",
@@ -369,21 +388,23 @@ class _Line:
             fail_fast=options.failfast_all_unhealthy_upstreams,
             failures=frozenset(options.failover),
             check=options.health_check,
-            source=options.source_address,
-            keeping=Keeping(idle_seconds=options.expire, age_seconds=options.max_age, most_idle=options.max_idle_conns),
         )
         name = options.tls_servername
-        upstreams = [
-            msgspec.structs.replace(each, server_name=name) if each.tls and name else each for each in options.to
-        ]
+        if name:
+            upstreams = [msgspec.structs.replace(each, server_name=name) if each.tls else each for each in upstreams]
         context = (options.tls or Certificates()).context() if any(each.tls for each in upstreams) else None
-        self.pool = Pool(upstreams, rules, metrics, context)
+        if context is not None and all(each.path for each in upstreams):
+            # A server of HTTP/2 as well is to know that it isn't spoken here; without a word it takes HTTP/1.1 to be.
+            context.set_alpn_protocols(["http/1.1"])
+        keeping = Keeping(idle_seconds=options.expire, age_seconds=options.max_age, most_idle=options.max_idle_conns)
+        way = Way(source=options.source_address, keeping=keeping, context=context, method=options.doh_method)
+        self._pool = Pool(upstreams, rules, self._metrics, way)
+        self._is_resolved.set()
 
-    def notices(self) -> Iterable[str]:
-        """What its options say without effect."""
-        options = self._options
-        if (options.tls is not None or options.tls_servername) and not any(each.tls for each in options.to):
-            yield "`tls` and `tls_servername` have no effect on upstreams without `tls://` before them"
+    @property
+    def upstreams(self) -> tuple[Upstream, ...]:
+        """Whom it asks, as the line names them."""
+        return self._options.to
 
     def takes(self, query: Query) -> bool:
         """Whether a name is in FROM and in none of the exceptions; FROM itself is never an exception, as in CoreDNS."""
@@ -399,13 +420,15 @@ class _Line:
 
     async def answer(self, request: Request) -> Answer:
         """What the upstreams say, or the failure to say."""
+        if self._pool is None:
+            return failure("the addresses of upstreams aren't known yet", "forward", _NETWORK_FAILS)
         limit = self._options.max_concurrent
         if limit and self._running >= limit:
             self._metrics.increase(FORWARD_REJECTED)
             return failure(f"concurrent queries exceeded maximum {limit}", "forward", rcode=Rcode.REFUSED)
         self._running += 1
         try:
-            message = await request.wait(self.pool.ask(request.query, request.transport))
+            message = await request.wait(self._pool.ask(request.query, request.transport, request.upstream_options))
         except UpstreamError as error:
             told = _SHORT if error.own else _NOBODY_REPLIES if error.silent else _NETWORK_FAILS
             return failure(str(error), "forward", told)

@@ -15,10 +15,10 @@ from typing import Annotated, ClassVar
 import msgspec
 
 from kdns import metrics
+from kdns.addresses import pack_address
 from kdns.chain import Answer, Block, Next, Plugin, Request, Tag, failure
 from kdns.corefile import Directive, Token
 from kdns.errors import Problem, nearest
-from kdns.kubernetes.cluster import pack_address
 from kdns.kubernetes.schema import reverse_name
 from kdns.logs import plugin_logger
 from kdns.options import (

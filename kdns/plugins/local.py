@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Coroutine
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from kdns.chain import Answer, Block, Next, Plugin, Request
 from kdns.metrics import LOCAL_REQUESTS
-from kdns.options import Options
+from kdns.options import Options, choice
 from kdns.wire import names
 from kdns.wire.records import CLASS_IN, Rcode, Record, Type, address
 
@@ -25,7 +25,9 @@ _ADDRESSES = {Type.A: b"\x7f\x00\x00\x01", Type.AAAA: bytes(15) + b"\x01"}
 
 
 class LocalOptions(Options, directive="local"):
-    """It has none."""
+    localhost_prefix: Annotated[
+        str, choice("on", "off"), "whether names that begin with `localhost.` are this machine's, too"
+    ] = "on"
 
 
 class Local(Plugin):
@@ -34,13 +36,14 @@ class Local(Plugin):
 
     def __init__(self, options: LocalOptions, block: Block) -> None:
         self._metrics = block.process.metrics
+        self._takes_prefix = options.localhost_prefix == "on"
 
     def handle(self, request: Request, next: Next) -> Coroutine[Any, Any, Answer]:
         """All other names are the next plugin's; no coroutine of its own for them."""
         labels = request.query.labels
         if labels and request.query.rclass == CLASS_IN:
             # `localhost.shop.svc.cluster.local`: a search path was put behind it.
-            if labels[-1] == b"localhost" or labels[0] == b"localhost":
+            if labels[-1] == b"localhost" or (labels[0] == b"localhost" and self._takes_prefix):
                 return self._localhost(request)
             if labels[-3:] in _REVERSE:
                 return self._reverse(request)

@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Coroutine
 from typing import Any, ClassVar
 
+from kdns.addresses import host_and_port
 from kdns.chain import Answer, Block, Next, Plugin, Request, Waiter, failure, fold, start
 from kdns.logs import plugin_logger
 from kdns.metrics import LOOP_DETECTED
@@ -141,12 +142,10 @@ class Loop(Plugin):
     def _tell(self, looping: bool) -> None:
         zone = names.to_text(self._zone)
         if looping:
-            host, port = self._brought_by
             log.error(
-                'Loop (%s:%d -> :%d) detected for zone "%s", see %s. Query: "HINFO %s". '
+                'Loop (%s -> :%d) detected for zone "%s", see %s. Query: "HINFO %s". '
                 "Names that would be forwarded are SERVFAIL until it is gone",
-                f"[{host}]" if ":" in host else host,
-                port,
+                host_and_port(*self._brought_by),
                 self._block.port,
                 zone,
                 TROUBLESHOOTING,

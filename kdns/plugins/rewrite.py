@@ -6,22 +6,25 @@ Law: docs/plugins/rewrite.md, which is CoreDNS's.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import msgspec
 
 from kdns.chain import Answer, Block, Next, Plugin, Request, failure
 from kdns.corefile import Directive, Token
-from kdns.errors import Problem, nearest
+from kdns.errors import Problem, nearest, note
 from kdns.options import Options, RefusalError, WordError, argument, custom, parse_each
 from kdns.patterns import read_substitution
 from kdns.rewriting import (
+    VARIABLES,
     AliasRule,
     AnswerRule,
     ClassRule,
     Code,
+    EdnsRule,
     Exact,
     InvalidNameError,
     Match,
@@ -36,15 +39,19 @@ from kdns.rewriting import (
     Ttls,
     TypeRule,
     Values,
+    subnet,
     turn_back,
 )
 from kdns.wire import names
+from kdns.wire.query import Query
 from kdns.wire.records import CLASS_CH, CLASS_IN, Rcode, type_from_text
 
 MATCHES = ("exact", "prefix", "suffix", "substring", "regex")
 _CLASSES = {"IN": CLASS_IN, "CH": CLASS_CH, "HS": 4}
 # RFC 2181 §8
 LARGEST_TTL = 2**31 - 1
+# What an upstream takes over UDP (RFC 9715 §3: 1232 bytes), less the longest question.
+LARGEST_OPTION_BYTES = 900
 _TTL = re.compile(r"([0-9]{1,10})|([0-9]{1,10})?-([0-9]{1,10})?")
 
 
@@ -53,13 +60,6 @@ class Written(msgspec.Struct, frozen=True):
 
     stop: bool
     rule: Rule
-
-
-class EdnsRule(msgspec.Struct, frozen=True):
-    """A rule about EDNS options, which concerns every query; no upstream is sent any, so it changes nothing."""
-
-    def apply(self, query: Any) -> None:
-        return None
 
 
 # --- Reading ---
@@ -169,26 +169,50 @@ def _read_edns_rule(field: Token, words: Sequence[Token]) -> Rule:
     if not rest or rest[0].text not in ("set", "append", "replace", "unset"):
         raise RefusalError(rest[0] if rest else kind, f"`edns0 {kind.text} set`, `append`, `replace` or `unset`")
     action, *values = rest
+    # Replies have no option of an upstream or of a rule, so there is nothing to be taken back.
     if values and values[-1].text == "revert":
         values = values[:-1]
     wanted = _EDNS[kind.text]
     if action.text == "unset":
         wanted = wanted[:1] if kind.text == "local" else ()
-    syntax = " ".join(["edns0", kind.text, action.text, *(name for name, _ in wanted), "[revert]"])
-    for token, (_, most) in zip(_exactly(action, values, len(wanted), syntax), wanted, strict=True):
-        if most:
-            _read_number(token, most)
-        elif token.text.startswith("0x") and not re.fullmatch("0x([0-9a-fA-F]{2})*", token.text):
-            raise RefusalError(token, "whole bytes in hex, such as `0x61626364`")
-    return EdnsRule()
+    words_ = _exactly(action, values, len(wanted), " ".join(["edns0", kind.text, action.text, *wanted, "[revert]"]))
+    if kind.text == "local":
+        return EdnsRule(action.text, _read_number(words_[0], 0xFFFF), _read_data(words_[1]) if words_[1:] else _no_data)
+    if kind.text == "nsid":
+        return EdnsRule(action.text, NSID, _no_data)
+    if not words_:
+        return EdnsRule(action.text, SUBNET, _no_data)
+    bits = {4: _read_number(words_[0], 32), 6: _read_number(words_[1], 128)}
+    return EdnsRule(action.text, SUBNET, functools.partial(subnet, bits=bits))
 
 
-# The values of each kind of option, and the largest number that each may be; 0 for data.
-_EDNS = {
-    "local": (("CODE", 0xFFFF), ("DATA", 0)),
-    "nsid": (),
-    "subnet": (("V4BITS", 32), ("V6BITS", 128)),
-}
+def _read_data(token: Token) -> Callable[[Query, Request], bytes]:
+    """What an option holds: bytes in hex, a variable, or the text itself."""
+    text = token.text
+    if text.startswith("{") and text.endswith("}"):
+        if text not in VARIABLES:
+            meant = nearest(text, list(VARIABLES))
+            hint = f"did you mean `{meant}`?" if meant else "the variables are " + ", ".join(VARIABLES)
+            raise RefusalError(token, "a variable", "kdns gathers no metadata" if "/" in text else hint)
+        return VARIABLES[text]
+    if text.startswith("0x") and not re.fullmatch("0x([0-9a-fA-F]{2})*", text):
+        raise RefusalError(token, "whole bytes in hex, such as `0x61626364`")
+    data = bytes.fromhex(text[2:]) if text.startswith("0x") else text.encode()
+    if len(data) > LARGEST_OPTION_BYTES:
+        raise WordError(token, f"an option has {LARGEST_OPTION_BYTES} bytes at most, and this one {len(data)}")
+    return _always(data)
+
+
+def _always(data: bytes) -> Callable[[Query, Request], bytes]:
+    return lambda query, request: data
+
+
+_no_data = _always(b"")
+
+# RFC 5001 §4, RFC 7871 §6
+NSID, SUBNET = 3, 8
+# The values of each kind of option.
+_EDNS = {"local": ("CODE", "DATA"), "nsid": (), "subnet": ("V4BITS", "V6BITS")}
 
 _FIELDS: dict[str, Callable[[Token, Sequence[Token]], Rule]] = {
     "name": _read_name_rule,
@@ -341,7 +365,7 @@ class Rewrite(Plugin):
         reverts: list[Revert] = []
         try:
             for apply, stop in self._rules:
-                applied = apply(query)
+                applied = apply(query, request)
                 if applied is not None:
                     query = applied.query
                     reverts += applied.reverts
@@ -376,11 +400,16 @@ def _on_one_line(directive: Directive, problems: list[Problem]) -> Directive:
 
 
 def _doubts(directive: Directive, written: Written) -> Iterator[Problem]:
-    """What CoreDNS accepts in silence and nobody can have meant."""
+    """What CoreDNS accepts in silence and nobody can have meant, and what means something else here."""
     rule = written.rule
-    if isinstance(rule, EdnsRule):
-        message = "`edns0` has no effect: no upstream is sent EDNS options"
-        yield Problem(message, _word(directive, "edns0").place(), warning=True)
+    if isinstance(rule, EdnsRule) and rule.action == "unset":
+        yield note("`edns0`: upstreams are sent no option of a client anyway", _word(directive, "unset").place())
+    elif isinstance(rule, EdnsRule) and all(word.text != "revert" for word in directive.args):
+        message = "`edns0`: upstreams are sent the option, and the reply doesn't have it"
+        yield note(message, _word(directive, "edns0").place(), "with `revert` it is the same in CoreDNS")
+    if isinstance(rule, AnswerRule) and isinstance(rule.revert, Code):
+        message = "`rcode`: the code is replaced in answers without records, too"
+        yield note(message, _word(directive, "rcode").place())
     if isinstance(rule, NameRule) and not rule.auto and not any(isinstance(each, Owners) for each in rule.reverts):
         message = "answers have the rewritten name, and clients may refuse them"
         hint = "`answer auto` at the end turns it back"

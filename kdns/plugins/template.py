@@ -223,7 +223,7 @@ class TemplateOptions(Options, directive="template"):
     upstream: Annotated[
         tuple[str, ...],
         words("...", at_least=0),
-        without_effect("kdns resolves such names through itself: delete the line"),
+        without_effect("kdns resolves such names through itself: delete the line", in_coredns=True),
         "of older versions",
     ] = ()
 

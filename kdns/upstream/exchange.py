@@ -11,14 +11,19 @@ import asyncio
 import secrets
 import socket
 import ssl
-from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from kdns.upstream.question import Question
-from kdns.upstream.sockets import Upstream, UpstreamError, network_error, open_udp, path_of, udp_allowance
-from kdns.upstream.streams import Connections, Keeping
+from kdns.upstream.sockets import Upstream, UpstreamError, Way, network_error, open_udp, path_of, udp_allowance
+from kdns.upstream.streams import Connections
 from kdns.wire.message import Message, decode
 from kdns.wire.query import RD, TC
 from kdns.wire.records import Rcode
+
+if TYPE_CHECKING:
+    from kdns.upstream.https import HttpsConnections
 
 # A reply that differs only in the case of the name is a server that folds names, or a guess. The right one has this
 # long to come; then TCP decides, where nobody guesses.
@@ -54,25 +59,14 @@ async def exchange(
 
 
 class Client:
-    """Asks one upstream: over UDP, over connections that are kept, or over TLS where the upstream is one of TLS.
+    """Asks one upstream: over UDP, or over connections that are kept; one of TLS or HTTPS over that alone."""
 
-    `source` is the address of this machine to ask from, `context` what TLS needs; `count` is told of each question over
-    a connection whether there was one for it already.
-    """
-
-    def __init__(
-        self,
-        upstream: Upstream,
-        source: str = "",
-        keeping: Keeping = Keeping(),  # noqa: B008
-        context: ssl.SSLContext | None = None,
-        count: Callable[[bool], None] = lambda kept: None,
-    ) -> None:
+    def __init__(self, upstream: Upstream, way: Way = Way()) -> None:  # noqa: B008
         self._upstream = upstream
-        self._source = source
-        if upstream.tls and context is None:
-            context = ssl.create_default_context()
-        self._connections = Connections(upstream, source, keeping, context if upstream.tls else None, count)
+        self._source = way.source
+        if upstream.tls and way.context is None:
+            way = msgspec.structs.replace(way, context=ssl.create_default_context())
+        self._connections = _connections(upstream, way)
 
     async def ask(self, question: Question, seconds: float, transport: str = "udp") -> Message:
         """The reply, within `seconds` in all; UpstreamError where there is none.
@@ -125,6 +119,14 @@ class Client:
                 return await _converse(sock, f"udp {path_of(sock, upstream)}", question, deadline)
         finally:
             allowance.release()
+
+
+def _connections(upstream: Upstream, way: Way) -> Connections | HttpsConnections:
+    if not upstream.path:
+        return Connections(upstream, way)
+    from kdns.upstream.https import HttpsConnections
+
+    return HttpsConnections(upstream, way)
 
 
 async def _converse(sock: socket.socket, path: str, question: Question, deadline: float) -> Message | None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import ssl
 import time
 from collections import deque
 from collections.abc import Coroutine, Iterable, Sequence
@@ -26,8 +25,7 @@ from kdns.metrics import (
 )
 from kdns.upstream.exchange import Client
 from kdns.upstream.question import Question
-from kdns.upstream.sockets import Upstream, UpstreamError
-from kdns.upstream.streams import Keeping
+from kdns.upstream.sockets import Upstream, UpstreamError, Way
 from kdns.wire import names
 from kdns.wire.message import Message
 from kdns.wire.query import AD, CD, RD, Query
@@ -47,6 +45,10 @@ CHECK_SECONDS = 1.0
 MOST_QUESTIONS = 2000
 
 
+# The name in lower case, type, class, RD, AD and CD, DO, transport, and EDNS options.
+ErrandKey = tuple[bytes, int, int, int, bool, str, bytes]
+
+
 class HealthCheck(msgspec.Struct, frozen=True):
     """How an upstream that failed is asked whether it lives again: how often, with RD or without, for which name."""
 
@@ -59,7 +61,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     """How a pool chooses and asks. `attempts` 0 stands for two per upstream; `max_fails` 0 for never avoiding one.
 
     `transport` is how all is asked, empty for as the client did. `failures` are response codes with which the next
-    upstream is asked. `source` is the address to ask from, empty for any.
+    upstream is asked.
     """
 
     policy: str = "random"
@@ -70,17 +72,19 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     fail_fast: bool = False
     failures: frozenset[int] = frozenset()
     check: HealthCheck = HealthCheck()
-    source: str = ""
-    keeping: Keeping = Keeping()
 
 
 class Pool:
     """The upstreams of one `forward` line."""
 
     def __init__(
-        self, upstreams: Sequence[Upstream], rules: Rules, metrics: Metrics, context: ssl.SSLContext | None = None
+        self,
+        upstreams: Sequence[Upstream],
+        rules: Rules,
+        metrics: Metrics,
+        way: Way = Way(),  # noqa: B008
     ) -> None:
-        self._members = [_Member(upstream, rules, metrics, context) for upstream in upstreams]
+        self._members = [_Member(upstream, metrics, way) for upstream in upstreams]
         self._rules = rules
         self._metrics = metrics
         self._attempts = min(MOST_ATTEMPTS, rules.attempts or 2 * len(self._members))
@@ -88,31 +92,37 @@ class Pool:
         self._avoids = bool(rules.max_fails and rules.check.seconds)
         self._turn = -1
         self._ailing = asyncio.Event()
-        self._errands: dict[tuple[bytes, int, int, int, bool, str], _Errand] = {}
+        self._errands: dict[ErrandKey, _Errand] = {}
         # Attempts whose question was answered by another upstream: what becomes of them tells whether theirs lives.
         self._late: set[asyncio.Task[Message]] = set()
 
-    async def ask(self, query: Query, transport: str) -> Message:
+    async def ask(self, query: Query, transport: str, options: bytes = b"") -> Message:
         """The first usable reply. UpstreamError tells the last failure when there is none in time.
+
+        `options` are EDNS options to send, as bytes.
 
         Who asks what is being asked already shares the reply: the message is one for all, and not to be changed.
         """
         transport = self._rules.transport or transport
-        key = (query.qname, query.rtype, query.rclass, query.flags & (RD | AD | CD), query.do, transport)
+        key = (query.qname, query.rtype, query.rclass, query.flags & (RD | AD | CD), query.do, transport, options)
         errand = self._errands.get(key)
         if errand is None:
             if len(self._errands) >= MOST_QUESTIONS:
                 raise UpstreamError(f"more than {MOST_QUESTIONS} questions under way", own=True)
-            question = Question(query.qname, query.rtype, query.flags, query.do, query.rclass)
+            question = Question(query.qname, query.rtype, query.flags, query.do, query.rclass, options=options)
             errand = self._errands[key] = _Errand(self._run(question, transport))
             errand.task.add_done_callback(lambda _: self._end(key, errand))
         errand.waiting += 1
         try:
-            return await asyncio.shield(errand.task)
+            outcome = await asyncio.shield(errand.task)
         finally:
             errand.waiting -= 1
             if not errand.waiting:
                 self._end(key, errand)
+        if isinstance(outcome, UpstreamError):
+            # Another one for each who asks: its way is not theirs.
+            raise UpstreamError(str(outcome), outcome.silent, outcome.own)
+        return outcome
 
     async def check(self) -> None:
         """Ask the upstreams that failed, at intervals, whether they live again; never returns."""
@@ -132,7 +142,7 @@ class Pool:
         for member in self._members:
             member.client.close()
 
-    def _end(self, key: tuple[bytes, int, int, int, bool, str], errand: _Errand) -> None:
+    def _end(self, key: ErrandKey, errand: _Errand) -> None:
         """Nobody waits for it any more, or it is done."""
         if self._errands.get(key) is errand:
             del self._errands[key]
@@ -142,9 +152,12 @@ class Pool:
             # Seen, also where nobody is left to see it.
             errand.task.exception()
 
-    async def _run(self, question: Question, transport: str) -> Message:
+    async def _run(self, question: Question, transport: str) -> Message | UpstreamError:
         """Ask one upstream after the other, without waiting for each to the end where they are equals."""
-        order, all_avoided = self._order()
+        try:
+            order, all_avoided = self._order()
+        except UpstreamError as error:
+            return _bare(error)
         attempts = (order * (self._attempts // len(order) + 1))[: self._attempts]
         # Of those that were dead a moment ago nobody is asked twice.
         first, again = deque(attempts[: len(order)]), deque(() if all_avoided else attempts[len(order) :])
@@ -175,7 +188,7 @@ class Pool:
                     try:
                         message = task.result()
                     except UpstreamError as error:
-                        problem = error
+                        problem = _bare(error)
                         if error.own:
                             again.clear()
                         continue
@@ -192,9 +205,7 @@ class Pool:
             for task in running:
                 self._late.add(task)
                 task.add_done_callback(self._came_late)
-        if unwanted is None:
-            raise problem
-        return unwanted
+        return problem if unwanted is None else unwanted
 
     def _came_late(self, task: asyncio.Task[Message]) -> None:
         self._late.discard(task)
@@ -276,19 +287,29 @@ class Pool:
         member.heard_at = time.perf_counter()
 
 
+def _bare(error: UpstreamError) -> UpstreamError:
+    """The error without the way that it came.
+
+    The way leads over frames and tasks back to the error: a circle for each question that fails, which only the
+    collector ends. With a thousand that hang it took 200 ms to do so (bench/rollout.py, 2026-11-21).
+    """
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
 class _Member:
     """An upstream, how often it failed since it last answered, and when that was (seconds of perf_counter)."""
 
     __slots__ = ("client", "fails", "heard_at", "is_suspect", "label")
 
-    def __init__(self, upstream: Upstream, rules: Rules, metrics: Metrics, context: ssl.SSLContext | None) -> None:
+    def __init__(self, upstream: Upstream, metrics: Metrics, way: Way) -> None:
         self.label = str(upstream)
-        proto = "tcp-tls" if upstream.tls else "tcp"
 
         def count(kept: bool) -> None:
-            metrics.increase(PROXY_CONNECTION_HITS if kept else PROXY_CONNECTION_MISSES, "forward", self.label, proto)
+            metric = PROXY_CONNECTION_HITS if kept else PROXY_CONNECTION_MISSES
+            metrics.increase(metric, "forward", self.label, upstream.protocol)
 
-        self.client = Client(upstream, rules.source, rules.keeping, context, count)
+        self.client = Client(upstream, msgspec.structs.replace(way, count=count))
         self.fails = 0
         self.is_suspect = False
         self.heard_at = 0.0
@@ -299,6 +320,6 @@ class _Errand:
 
     __slots__ = ("task", "waiting")
 
-    def __init__(self, run: Coroutine[Any, Any, Message]) -> None:
+    def __init__(self, run: Coroutine[Any, Any, Message | UpstreamError]) -> None:
         self.task = asyncio.get_running_loop().create_task(run)
         self.waiting = 0

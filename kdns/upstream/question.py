@@ -21,18 +21,27 @@ _OPCODE = 0x7800
 class Question:
     """What is asked. Its bytes are made anew for each attempt, since each has its own ID.
 
-    Of `flags`, RD, AD and CD are sent. Without `edns` there is no OPT, for servers that don't know it.
+    Of `flags`, RD, AD and CD are sent; `options` are EDNS options as bytes, and none of them is a client's. Without
+    `edns` there is no OPT, for servers that don't know it.
     """
 
-    __slots__ = ("do", "edns", "flags", "section")
+    __slots__ = ("do", "edns", "flags", "options", "section")
 
     def __init__(
-        self, qname: bytes, rtype: int, flags: int = RD, do: bool = False, rclass: int = CLASS_IN, edns: bool = True
+        self,
+        qname: bytes,
+        rtype: int,
+        flags: int = RD,
+        do: bool = False,
+        rclass: int = CLASS_IN,
+        edns: bool = True,
+        options: bytes = b"",
     ) -> None:
         self.section = qname + _TAIL.pack(rtype, rclass)
         self.flags = flags & (RD | AD | CD)
         self.do = do
         self.edns = edns
+        self.options = options
 
     def without_edns(self) -> Question:
         """The same question in the form of 1987."""
@@ -43,9 +52,11 @@ class Question:
     def packet(self, id: int) -> bytes:
         """The query with this ID."""
         header = _HEADER.pack(id, self.flags, 1, 0, 0, 1 if self.edns else 0)
-        # Ours alone: of the client's options none is passed on.
-        opt = _OPT.pack(0, Type.OPT, UDP_PAYLOAD, 0, 0, 0x8000 if self.do else 0, 0) if self.edns else b""
-        return header + self.section + opt
+        if not self.edns:
+            return header + self.section
+        do = 0x8000 if self.do else 0
+        opt = _OPT.pack(0, Type.OPT, UDP_PAYLOAD, 0, 0, do, len(self.options))
+        return header + self.section + opt + self.options
 
     def is_answered_by(self, reply: bytes, query: bytes) -> bool:
         """Whether the reply has the query's ID and question, letter by letter, and is a reply to a query at all."""

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import ipaddress
 import os
 import resource
 import socket
 import ssl
 import weakref
+from collections.abc import Callable
 
 import msgspec
 
+from kdns.addresses import host_and_port
 from kdns.errors import PeerError
 
 # A quarter of the descriptors is for questions over UDP: the rest is for clients, the API and the probes. More than
@@ -34,21 +35,53 @@ _allowances: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaph
 class Upstream(msgspec.Struct, frozen=True):
     """A server to ask, by its numeric address; over TLS with the name that its certificate must have.
 
-    Without such a name the certificate must be for the address.
+    Without such a name the certificate must be for the address. With a `path` it is asked over HTTPS.
     """
 
     host: str
     port: int = 53
     tls: bool = False
     server_name: str = ""
+    path: str = ""
 
     def __str__(self) -> str:
-        return show((self.host, self.port))
+        return host_and_port(self.host, self.port)
+
+    @property
+    def protocol(self) -> str:
+        """How it is asked over connections, as metrics name it."""
+        return "https" if self.path else "tcp-tls" if self.tls else "tcp"
 
     @property
     def family(self) -> socket.AddressFamily:
         """IPv4's or IPv6's."""
         return socket.AF_INET6 if ":" in self.host else socket.AF_INET
+
+
+class Keeping(msgspec.Struct, frozen=True, kw_only=True):
+    """For how long a connection without a question is kept, for how long any (0: no limit), and how many (0: all)."""
+
+    idle_seconds: float = 10.0
+    age_seconds: float = 0.0
+    most_idle: int = 0
+
+
+def _count_nothing(kept: bool) -> None:
+    pass
+
+
+class Way(msgspec.Struct, frozen=True, kw_only=True):
+    """The way to an upstream.
+
+    `source` is the address of this machine to ask from, empty for any; `context` is what TLS needs; `method` is that of
+    HTTPS, `GET` or `POST`. `count` is told of each question over a connection whether there was one for it already.
+    """
+
+    source: str = ""
+    keeping: Keeping = Keeping()
+    context: ssl.SSLContext | None = None
+    method: str = "POST"
+    count: Callable[[bool], None] = _count_nothing
 
 
 class UpstreamError(PeerError):
@@ -115,13 +148,7 @@ def descriptors() -> int:
 def path_of(sock: socket.socket, upstream: Upstream) -> str:
     """`10.244.0.5:41012->10.0.0.10:53`."""
     name = sock.getsockname()
-    return f"{show((name[0], name[1]))}->{upstream}"
-
-
-def show(address: tuple[str, int]) -> str:
-    """An address and port as text: `10.0.0.10:53`, `[fd00::10]:53`."""
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"{host_and_port(name[0], name[1])}->{upstream}"
 
 
 def reason(error: OSError) -> str:
@@ -134,12 +161,3 @@ def reason(error: OSError) -> str:
     if error.errno is None or error.errno <= 0:
         return (error.strerror or str(error)).lower()
     return os.strerror(error.errno).lower()
-
-
-def is_address(text: str) -> bool:
-    """Whether the text is a numeric IP address, with or without a zone."""
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True

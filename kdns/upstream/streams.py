@@ -14,10 +14,9 @@ import ssl
 from collections.abc import Callable
 from typing import cast
 
-import msgspec
-
+from kdns.addresses import host_and_port
 from kdns.upstream.question import Question
-from kdns.upstream.sockets import Upstream, UpstreamError, most_connections, network_error, reason, show
+from kdns.upstream.sockets import Upstream, UpstreamError, Way, most_connections, network_error, reason
 from kdns.wire.message import Message, decode
 
 # A connection on which so many frames in a row answer nothing that was asked is worth nothing, and costs time.
@@ -26,38 +25,20 @@ MOST_WRONG_FRAMES = 100
 MOST_TLS_CONNECTIONS = 10
 
 
-class Keeping(msgspec.Struct, frozen=True, kw_only=True):
-    """For how long a connection without a question is kept, for how long any (0: no limit), and how many (0: all)."""
-
-    idle_seconds: float = 10.0
-    age_seconds: float = 0.0
-    most_idle: int = 0
-
-
 class LostError(Exception):
     """A connection ended before the reply came; the cause is the error, None where the peer closed it."""
 
 
 class Connections:
-    """Asks one upstream over connections.
+    """Asks one upstream over connections, of TLS where the upstream is one of TLS."""
 
-    With `context` they are TLS. `count` is told at each question whether there was a connection for it already.
-    """
-
-    def __init__(
-        self,
-        upstream: Upstream,
-        source: str = "",
-        keeping: Keeping = Keeping(),  # noqa: B008
-        context: ssl.SSLContext | None = None,
-        count: Callable[[bool], None] = lambda kept: None,
-    ) -> None:
+    def __init__(self, upstream: Upstream, way: Way = Way()) -> None:  # noqa: B008
         self._upstream = upstream
-        self._source = source
-        self._keeping = keeping
-        self._context = context
-        self._count = count
-        self._most = min(most_connections(), MOST_TLS_CONNECTIONS if context is not None else 1 << 16)
+        self._source = way.source
+        self._keeping = way.keeping
+        self._context = way.context if upstream.tls else None
+        self._count = way.count
+        self._most = min(most_connections(), MOST_TLS_CONNECTIONS if upstream.tls else 1 << 16)
         self._dialing = 0
         self._open: set[_Connection] = set()
         # The one that was used last stands last, and is used first: so the surplus grows old.
@@ -273,7 +254,7 @@ class _Connection(asyncio.Protocol):
         self._transport = cast(asyncio.WriteTransport, transport)
         local = transport.get_extra_info("sockname")
         if local:
-            self.path = f"tcp {show(local[:2])}->{self.path.removeprefix('tcp ')}"
+            self.path = f"tcp {host_and_port(*local[:2])}->{self.path.removeprefix('tcp ')}"
 
     def data_received(self, data: bytes) -> None:
         buffer = self._buffer

@@ -169,6 +169,23 @@ def option_codes(options: bytes) -> Iterator[int]:
         position += 4 + int.from_bytes(options[position + 2 : position + 4], "big")
 
 
+def option(code: int, data: bytes) -> bytes:
+    """An EDNS option as it stands in OPT (RFC 6891 §6.1.2)."""
+    return _TAIL.pack(code, len(data)) + data
+
+
+def without_option(options: bytes, code: int) -> bytes:
+    """Whole EDNS options, less those of one code."""
+    kept: list[bytes] = []
+    position = 0
+    while position < len(options):
+        found, length = _TAIL.unpack_from(options, position)
+        if found != code:
+            kept.append(options[position : position + 4 + length])
+        position += 4 + length
+    return b"".join(kept)
+
+
 def _options_are_whole(options: bytes) -> bool:
     position, count, size = 0, 0, len(options)
     while position < size:

@@ -5,11 +5,12 @@ A script stands for the rest of the chain: each question that arrives takes its 
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kdns import corefile
+from kdns import app, corefile
 from kdns.chain import Answer, Block, Process, Request, Waiter, fold, start
 from kdns.kept_messages import BYTES_PER_MESSAGE, Kind, Message, Messages, Rules, Store, key_of
 from kdns.metrics import (
@@ -662,8 +663,8 @@ def test_the_key_and_the_rules_are_all_that_a_message_is_found_by() -> None:
     message = messages.message(query, 0, 0, [a(30)], [], [], None, trial.NOON)
     assert message is not None
     messages.keep(key_of(query), message)
-    assert messages.find((WWW, Type.A, 1, False, RD), trial.NOON + 29, stale=True) is message
-    assert messages.find((WWW, Type.A, 1, False, RD), trial.NOON + 30, stale=True) is None
+    assert messages.find((WWW, Type.A, 1, False, RD, b""), trial.NOON + 29, stale=True) is message
+    assert messages.find((WWW, Type.A, 1, False, RD, b""), trial.NOON + 30, stale=True) is None
 
 
 # Options
@@ -746,16 +747,40 @@ def test_what_it_does_not_take_is_told(text: str, part: str) -> None:
     assert part in trial.problems(Cache, text)
 
 
-def test_beside_kubernetes_it_says_that_it_has_no_effect_on_names_of_the_cluster() -> None:
-    block = trial.block()
-    cache = trial.plugin(Cache, "cache 30", block)
-    assert not cache.notices()
+@pytest.mark.parametrize(("line", "noted"), [("1h verify", True), ("1h verify 1s", False), ("1h", False)])
+def test_how_long_verify_waits_is_noted_where_coredns_waits_as_long_as_it_takes(line: str, noted: bool) -> None:
+    told = trial.problems(Cache, f"cache {{\n serve_stale {line}\n}}")
+    assert told.startswith("note: `verify` waits 1.8s for the upstream, unless told how long\n") is noted
 
-    class Kubernetes:
-        name = "kubernetes"
 
-    block.plugins.insert(0, Kubernetes())  # type: ignore[arg-type]
-    assert len(trial.plugin(Cache, "cache 30", block).notices()) == 1
+KEPT_IN_COREDNS = "no effect on answers of {}, which have the TTL that those say"
+
+
+@pytest.mark.parametrize(
+    ("directives", "line", "whose"),
+    [
+        ("", "cache 30", ""),
+        ("kubernetes", "cache 30", "`kubernetes`"),
+        ("kubernetes hosts", "cache 30", "`hosts` and `kubernetes`"),
+        ("kubernetes", "cache 30 cluster.local", "`kubernetes`"),
+        ("kubernetes", "cache 30 example.org", ""),
+        ("kubernetes", "cache 30 {\n disable success cluster.local\n}", "`kubernetes`"),
+        # As kubeadm has it: in CoreDNS they aren't kept either.
+        ("kubernetes", "cache 30 {\n disable success cluster.local\n disable denial cluster.local\n}", ""),
+        ("kubernetes", "cache 30 {\n disable success\n disable denial\n}", ""),
+        ("template whoami", "cache 30", ""),
+    ],
+)
+def test_it_says_whose_answers_coredns_would_keep(directives: str, line: str, whose: str, tmp_path: Path) -> None:
+    (tmp_path / "inventory.yaml").write_text("")
+    text = {
+        "kubernetes": f"kubernetes cluster.local {{\n inventory {tmp_path}/inventory.yaml\n}}",
+        "template": "template ANY ANY {\n rcode NXDOMAIN\n}",
+    }
+    lines = "\n".join(text.get(name, name) for name in directives.split())
+    made = app.build(corefile.parse(f". {{\n{lines}\n{line}\n}}", "Corefile"), Process(Metrics()))
+    (cache,) = (plugin for plugin in made.plugins if isinstance(plugin, Cache))
+    assert cache.notices() == ((KEPT_IN_COREDNS.format(whose),) if whose else ())
 
 
 def test_a_name_outside_of_its_zones_costs_no_coroutine_of_ours() -> None:

@@ -11,17 +11,19 @@ import pytest
 import uvloop
 
 from kdns.chain import Answer, Block, Waiter, fold, start
-from kdns.errors import Problem
+from kdns.errors import ConfigError, Problem
 from kdns.metrics import FORWARD_HEALTH_BROKEN, FORWARD_REJECTED
-from kdns.plugins.forward import Forward, resolv_conf
+from kdns.plugins.forward import Forward
 from kdns.responder import Responder, Site
+from kdns.upstream.destinations import resolv_conf, resolved
 from kdns.upstream.sockets import Upstream
 from kdns.wire import names
 from kdns.wire.message import Message, decode
 from kdns.wire.records import Rcode, to_text
 from tests.plugins import trial
-from tests.upstream import certificates
+from tests.upstream import certificates, https
 from tests.upstream.fake import Step, question_of, reply, says, silence, upstream
+from tests.upstream.https import says as says_https
 
 RIGHT = b"\x0a\x00\x00\x01"
 OTHER = b"\x0a\x00\x00\x02"
@@ -63,6 +65,92 @@ async def ask(plugin: Forward, question: str = "www.example.org. A", transport: 
 
 def text(answer: Answer) -> list[str]:
     return [to_text(record) for record in answer.answer]
+
+
+# Upstreams with names
+
+
+def knows(**addresses: list[bytes]) -> Step:
+    """A resolver that knows these names' addresses, of IPv4 or IPv6 by their length; all others don't exist."""
+
+    def step(query: bytes) -> list[bytes]:
+        name, rtype = names.to_text(question_of(query)[:-4]), int.from_bytes(question_of(query)[-4:-2], "big")
+        found = addresses.get(name.partition(".")[0])
+        if found is None:
+            return [reply(query, rcode=3)]
+        size = {1: 4, 28: 16}[rtype]
+        wanted = [each for each in found if len(each) == size]
+        said = reply(query, *(each for each in wanted))
+        return [said.replace(b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x1e\x00\x04", _record(rtype, size))]
+
+    return step
+
+
+def _record(rtype: int, size: int) -> bytes:
+    return struct.pack("!HHHIH", 0xC00C, rtype, 1, 30, size)
+
+
+def test_a_name_is_asked_of_the_resolvers_in_turn_and_each_of_its_addresses_is_an_upstream(run: Run) -> None:
+    async def story() -> None:
+        local = b"\x7f\x00\x00\x01"
+        async with upstream(knows()) as ignorant, upstream(knows(dns=[local, bytes(15) + b"\x01"])) as knowing:
+            async with upstream(says(RIGHT)) as fake:
+                options = f"resolver {ignorant.upstream} {knowing.upstream}\n policy sequential"
+                plugin = forward(f"forward . dns.example:{fake.upstream.port} {{\n {options}\n}}")
+                early = await ask(plugin)
+                assert (early.rcode, early.cause) == (Rcode.SERVFAIL, "the addresses of upstreams aren't known yet")
+                await plugin.started()
+                assert text(await ask(plugin)) == ["www.example.org. 30 IN A 10.0.0.1"]
+                plugin.close()
+            assert [question_of(packet)[-4:-2] for packet in knowing.udp] == [b"\x00\x01", b"\x00\x1c"]
+            assert len(ignorant.udp) == 2
+
+    run(story())
+
+
+def test_of_a_name_with_hundreds_of_addresses_no_more_than_thirty_are_asked(run: Run) -> None:
+    async def story() -> None:
+        addresses = [bytes((127, 0, 1, number)) for number in range(1, 200)]
+        async with upstream(knows(dns=addresses)) as fake:
+            found = await resolved([Upstream("dns.example", 5353)], [fake.upstream])
+            assert [str(each) for each in found] == [f"127.0.1.{number}:5353" for number in range(1, 31)]
+
+    run(story())
+
+
+def test_a_name_without_an_address_is_the_users_mistake(run: Run) -> None:
+    async def story() -> None:
+        async with upstream(knows(dns=[])) as fake:
+            upstreams = "dns.example tls://no.example:853%dns.example 10.0.0.1"
+            plugin = forward(f"forward . {upstreams} {{\n resolver {fake.upstream}\n}}")
+            with pytest.raises(ConfigError) as caught:
+                await plugin.started()
+            places = [problem.place for problem in caught.value.problems]
+            assert [(place.line, place.column, place.length) for place in places if place] == [(2, 11, 11), (2, 23, 32)]
+            assert [problem.message for problem in caught.value.problems] == [
+                f"`forward`: the upstream `dns.example` has no address: {fake.upstream} knows none",
+                f"`forward`: the upstream `no.example` has no address: {fake.upstream} knows none",
+            ]
+
+    run(story())
+
+
+def test_without_a_resolver_the_system_is_asked_and_the_certificate_is_for_the_name(run: Run, made: Path) -> None:
+    async def story() -> None:
+        shown = certificates.server(made / "server.pem", made / "server.key")
+        async with upstream(tcp=says(RIGHT), tls=shown) as fake:
+            port = fake.upstream.port
+            trust = f"tls {made}/server.pem\n source_address 127.0.0.1"
+            plugin = forward(f"forward . tls://localhost:{port} {{\n {trust}\n}}")
+            await plugin.started()
+            assert "hostname mismatch" in (await ask(plugin)).cause.lower()
+            plugin.close()
+            plugin = forward(f"forward . tls://localhost:{port} {{\n {trust}\n tls_servername dns.example\n}}")
+            await plugin.started()
+            assert text(await ask(plugin)) == ["www.example.org. 30 IN A 10.0.0.1"]
+            plugin.close()
+
+    run(story())
 
 
 # Which names
@@ -481,6 +569,65 @@ def test_a_certificate_of_somebody_else_is_no_answer(run: Run, made: Path, optio
     run(story())
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_over_https_one_that_fails_is_replaced_by_the_other_and_all_is_counted(
+    run: Run, made: Path, method: str
+) -> None:
+    async def story() -> None:
+        block = trial.block()
+        shown = certificates.server(made / "server.pem", made / "server.key")
+        shown.set_alpn_protocols(["h2", "http/1.1"])
+        busy = https.response(b"busy", 503)
+        async with (
+            https.upstream(lambda asked: busy, tls=shown) as bad,
+            https.upstream(says_https(RIGHT), tls=shown) as good,
+        ):
+            options = f"policy sequential\n doh_method {method}\n tls {made}/server.pem"
+            names_ = "https://{}%dns.example https://{}%dns.example/q".format(
+                *(f"127.0.0.1:{each.port}" for each in (bad, good))
+            )
+            plugin = forward(f"forward . {names_} {{\n {options}\n}}", block=block)
+            for number in range(3):
+                answer = await ask(plugin, f"{number}.example.org. A", "tcp" if number else "udp")
+                assert text(answer) == [f"{number}.example.org. 30 IN A 10.0.0.1"]
+            assert {(each.method, each.path) for each in bad.asked} == {(method, "/dns-query")}
+            assert {(each.method, each.path) for each in good.asked} == {(method, "/q")}
+            assert (len(bad.asked), len(good.asked), good.protocols) == (3, 3, ["http/1.1"])
+            plugin.close()
+            await asyncio.sleep(0.01)
+        labels = f'{{proto="https",proxy_name="forward",to="127.0.0.1:{good.port}"}}'
+        lines = exposed(block)
+        assert f"coredns_proxy_conn_cache_hits_total{labels} 2.0" in lines
+        assert f"coredns_proxy_conn_cache_misses_total{labels} 1.0" in lines
+
+    run(story())
+
+
+def test_an_upstream_over_https_is_checked_over_https(run: Run, made: Path) -> None:
+    async def story() -> None:
+        shown = certificates.server(made / "server.pem", made / "server.key")
+        checked = asyncio.Event()
+
+        def lives(asked: https.Asked) -> bytes | None:
+            checked.set()
+            return says_https(RIGHT)(asked)
+
+        async with https.upstream(lambda asked: b"", lives, tls=shown) as fake:
+            options = f"tls {made}/server.pem\n tls_servername dns.example\n max_connect_attempts 1\n health_check 20ms"
+            plugin = forward(f"forward . https://127.0.0.1:{fake.port} {{\n {options}\n}}")
+            feeding = asyncio.ensure_future(plugin.feed())
+            answer = await ask(plugin)
+            assert (answer.rcode, answer.error) == (Rcode.SERVFAIL, (23, "no upstream could be reached"))
+            assert answer.cause == f'Post "https://127.0.0.1:{fake.port}/dns-query": EOF'
+            await asyncio.wait_for(checked.wait(), 10)
+            assert [question_of(asked.query) for asked in fake.asked[1:]] == [b"\x00\x00\x02\x00\x01"]
+            feeding.cancel()
+            plugin.close()
+            await asyncio.sleep(0.01)
+
+    run(story())
+
+
 def test_an_upstream_over_tls_is_checked_over_tls(run: Run, made: Path) -> None:
     async def story() -> None:
         shown = certificates.server(made / "server.pem", made / "server.key")
@@ -647,7 +794,7 @@ def upstreams(line: str) -> list[str]:
     directives = trial._directives(Forward, line)
     read = Forward.read(directives, found)  # type: ignore[arg-type]
     assert read is not None, found
-    return [str(each) for options in read for each in options.to]
+    return [str(each) for written in read for each in written.options.to]
 
 
 @pytest.mark.parametrize(
@@ -679,13 +826,23 @@ def test_addresses_are_read_in_every_form(to: str, expected: list[str]) -> None:
         ("tls://2620:fe::fe%dns.example:8853", Upstream("2620:fe::fe", 8853, True, "dns.example")),
         ("tls://[2620:fe::fe%dns.example]:8853", Upstream("2620:fe::fe", 8853, True, "dns.example")),
         ("tls://[2620:fe::fe]:8853%dns.example", Upstream("2620:fe::fe", 8853, True, "dns.example")),
+        ("dns.example", Upstream("dns.example")),
+        ("dns.example.:5353", Upstream("dns.example.", 5353)),
+        ("dns://Dns-1.Example", Upstream("Dns-1.Example")),
+        ("tls://dns.example", Upstream("dns.example", 853, True, "dns.example")),
+        ("tls://dns.example.:8853%other.example", Upstream("dns.example.", 8853, True, "other.example")),
+        ("https://dns.example/q", Upstream("dns.example", 443, True, "dns.example", "/q")),
+        ("https://9.9.9.9", Upstream("9.9.9.9", 443, True, "", "/dns-query")),
+        ("https://9.9.9.9:8443/", Upstream("9.9.9.9", 8443, True, "", "/")),
+        ("https://[2620:fe::fe]/a/b", Upstream("2620:fe::fe", 443, True, "", "/a/b")),
+        ("https://9.9.9.9%dns.example:8443/q", Upstream("9.9.9.9", 8443, True, "dns.example", "/q")),
     ],
 )
 def test_an_upstream_over_tls_has_a_port_and_perhaps_a_name(to: str, expected: Upstream) -> None:
     found: list[Problem] = []
     read = Forward.read(trial._directives(Forward, f"forward . {to}"), found)
     assert read is not None, found
-    assert read[0].to == (expected,)
+    assert read[0].options.to == (expected,)
 
 
 def test_a_file_is_read_for_its_servers_only(tmp_path: Path) -> None:
@@ -703,16 +860,23 @@ def test_a_file_is_read_for_its_servers_only(tmp_path: Path) -> None:
     [
         ("forward", "`forward` needs"),
         ("forward .", "`forward` needs TO"),
-        ("forward . dns.example", "expected an address, `IP[:PORT]` or `[IPv6]:PORT`, or a file"),
+        ("forward . 10.0.0.300", "expected an address, `IP[:PORT]` or `[IPv6]:PORT`, a name, or a file"),
+        ("forward . dns.example:0", "found `dns.example:0`"),
+        ("forward . dns..example", "found `dns..example`"),
+        (f"forward . {'a' * 64}.example", "is no name: a label has 1 to 63 bytes"),
+        ("forward . dns.example {\n resolver ns.example\n}", "expected addresses, `IP[:PORT]` or `[IPv6]:PORT`, found"),
         ("forward . 10.0.0.10:0", "found `10.0.0.10:0`"),
         ("forward . 10.0.0.10:65536", "found `10.0.0.10:65536`"),
         ("forward . [10.0.0.10]:53", "found `[10.0.0.10]:53`"),
         ("forward . [::1", "found `[::1`"),
         ("forward . /no/such/file", "`/no/such/file` can't be read: no such file or directory"),
         ("forward . /dev/null", "`/dev/null` can't be read: not a regular file"),
-        ("forward . https://10.0.0.10/dns-query", "an upstream with `https://` isn't in kdns yet"),
+        ("forward . grpc://10.0.0.10", "an upstream with `grpc://` isn't in kdns yet"),
+        ("forward . https://10.0.0.10/dns?query", "expected a path of letters, digits and `-._~/`"),
+        ("forward . https://10.0.0.10:0", "expected an address, `https://IP[:PORT]`"),
+        ("forward . https://10.0.0.10 {\n doh_method PUT\n}", "`doh_method` takes `GET` or `POST`"),
         ("forward . udp://10.0.0.10", "found `udp://10.0.0.10`"),
-        ("forward . tls://dns.example", "expected an address, `tls://IP[:PORT]`"),
+        ("forward . tls://dns.example/path", "expected an address, `tls://IP[:PORT]`"),
         ("forward . tls://10.0.0.10%", "found `tls://10.0.0.10%`"),
         ("forward . tls://10.0.0.10:0", "found `tls://10.0.0.10:0`"),
         (
@@ -728,7 +892,6 @@ def test_a_file_is_read_for_its_servers_only(tmp_path: Path) -> None:
             "forward . 10.0.0.10 fd00::a {\n source_address 10.0.0.1\n}",
             "the upstream [fd00::a]:53 can't be asked from `10.0.0.1`, which is of another family",
         ),
-        ("forward . 10.0.0.10 {\n resolver 10.0.0.1\n}", "`resolver` isn't in kdns yet"),
         (
             "forward . " + " ".join(f"10.0.0.{number}" for number in range(16)),
             "more than 15 upstreams are configured: 16",
@@ -753,9 +916,9 @@ def test_what_it_does_not_take_is_told_with_its_place(line: str, part: str) -> N
 
 
 def test_mistakes_of_several_lines_are_told_together() -> None:
-    told = trial.problems(Forward, "forward . x\nforward . y")
-    assert "found `x`" in told
-    assert "found `y`" in told
+    told = trial.problems(Forward, "forward . x:\nforward . y:")
+    assert "found `x:`" in told
+    assert "found `y:`" in told
 
 
 @pytest.mark.parametrize(
@@ -772,11 +935,58 @@ def test_files_of_tls_that_are_none_are_told(made: Path, files: str, part: str) 
     assert part.format(made) in told
 
 
-@pytest.mark.parametrize("option", ["tls", "tls_servername dns.example"])
-def test_options_for_tls_without_tls_are_told_at_start(option: str) -> None:
-    line = "`tls` and `tls_servername` have no effect on upstreams without `tls://` before them"
-    assert list(forward(f"forward . 10.0.0.10 {{\n {option}\n}}").notices()) == [line]
-    assert list(forward(f"forward . tls://10.0.0.10 10.0.0.11 {{\n {option}\n}}").notices()) == []
+@pytest.mark.parametrize(
+    ("option", "with_effect", "without", "hint"),
+    [
+        ("tls", "tls://10.0.0.10", "10.0.0.11", "it is for upstreams with `tls://` or `https://` before them"),
+        (
+            "tls_servername dns.example",
+            "https://10.0.0.10",
+            "10.0.0.11",
+            "it is for upstreams with `tls://` or `https://` before them",
+        ),
+        ("doh_method GET", "https://10.0.0.10", "tls://10.0.0.11", "it is for upstreams with `https://` before them"),
+        (
+            "max_age 1h",
+            "tls://10.0.0.10",
+            "https://10.0.0.11",
+            "a connection of HTTPS is kept as long as `expire` says",
+        ),
+        ("resolver 10.0.0.1", "dns.example", "10.0.0.11", "no upstream has a name"),
+        ("force_tcp", "10.0.0.10", "https://10.0.0.11", "all upstreams are asked over HTTPS"),
+    ],
+)
+def test_options_without_effect_on_any_upstream_are_told_at_start(
+    option: str, with_effect: str, without: str, hint: str
+) -> None:
+    assert trial.problems(Forward, f"forward . {with_effect} {without} {{\n {option}\n}}") == ""
+    told = trial.problems(Forward, f"forward . {without} {{\n {option}\n}}").splitlines()
+    assert (told[0], told[-1]) == (f"warning: `{option.split(maxsplit=1)[0]}` has no effect", f"hint: {hint}")
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        (
+            "forward 10.0.0.0/7 10.0.0.10",
+            "FROM of `forward`: this is several reverse zones, and all of them are forwarded",
+        ),
+        (
+            "forward . 10.0.0.10 {\n read_timeout 5s\n}",
+            "`read_timeout`: an answer has 4s in all, and then is SERVFAIL",
+        ),
+        (
+            "forward . 10.0.0.10 {\n max_connect_attempts 0\n}",
+            "`max_connect_attempts`: upstreams are tried 10 times at most; 0 is twice for each",
+        ),
+        (
+            "forward . 10.0.0.10 {\n max_connect_attempts 11\n}",
+            "`max_connect_attempts`: upstreams are tried 10 times at most; 0 is twice for each",
+        ),
+    ],
+)
+def test_what_means_something_else_than_in_coredns_is_noted(line: str, sentence: str) -> None:
+    assert trial.problems(Forward, line).splitlines()[0] == f"note: {sentence}"
 
 
 def test_the_usual_line_of_a_cluster_is_taken_without_a_word(tmp_path: Path) -> None:

@@ -51,5 +51,12 @@ def test_other_names_go_on(question: str) -> None:
     assert Server(". {\n local\n whoami\n}").ask(question).additional
 
 
+@pytest.mark.parametrize(("prefix", "answers"), [("on", 1), ("off", 0)])
+def test_names_that_only_begin_with_localhost_may_go_on(prefix: str, answers: int) -> None:
+    server = Server(f". {{\n local {{\n localhost_prefix {prefix}\n }}\n whoami\n}}")
+    assert len(server.ask("localhost.svc.cluster.local. A").answer) == answers
+    assert len(server.ask("a.localhost. A").answer) == 1
+
+
 def test_class_ch_is_not_its_own() -> None:
     assert Server(". {\n local\n chaos\n}").ask("localhost. CH A").rcode() == dns.rcode.REFUSED

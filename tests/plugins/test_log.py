@@ -1,8 +1,13 @@
 """log: whose queries get a line, what stands in it, and which replies may still be kept."""
 
+import json
+import re
+from pathlib import Path
+
 import pytest
 
 from kdns.chain import Answer, Request, failure
+from kdns.logs import LONGEST_LINE_BYTES
 from kdns.plugins.log import Log
 from kdns.wire import names
 from kdns.wire.records import address, soa
@@ -92,6 +97,55 @@ def test_names_and_classes_choose_and_what_has_no_line_may_be_kept(corefile: str
     assert request.keep is not told
 
 
+def test_a_line_of_json_has_nothing_before_it_and_the_fields_of_the_page() -> None:
+    (logged,) = line_of("log {\n format json\n}", trial.request())
+    fields = {
+        "time": "2023-11-14T22:13:20Z",
+        "remote": "10.244.0.7",
+        "port": 41234,
+        "local": "10.96.0.10",
+        "proto": "udp",
+        "id": 4711,
+        "opcode": 0,
+        "type": "A",
+        "class": "IN",
+        "name": "web.shop.svc.cluster.local.",
+        "size": 44,
+        "do": False,
+        "bufsize": 512,
+        "rcode": "NOERROR",
+        "rflags": ["qr", "aa", "rd"],
+        "rsize": 60,
+        "duration": 0.000112,
+        "zone": ".",
+        "plugin": "",
+        "error": "",
+    }
+    assert list(json.loads(logged).items()) == list(fields.items())
+    page = (Path(__file__).parents[2] / "docs" / "plugins" / "log.md").read_text()
+    told = page.partition("| Field |")[2].partition("\n\n")[0]
+    assert re.findall(r"`([a-z]+)`", "".join(line.split("|")[1] for line in told.splitlines()[2:])) == list(fields)
+
+
+def test_what_a_client_asks_for_is_text_within_the_line_of_json() -> None:
+    labels = "\\010\\027\\034},{\\255\\092"
+    request = trial.request(f"{labels}.cluster.local. A")
+    (logged,) = line_of(
+        "log {\n format json\n}", request, failure('a "cause"\n\x1b[31m of éver\x7f' + 2000 * "x", "forward")
+    )
+    found = json.loads(logged)
+    assert logged.isprintable()
+    assert found["name"] == '\\010\\027\\"},{\\255\\\\.cluster.local.'
+    assert found["error"].startswith('a "cause"\\010\\027[31m of éver\\127xxx')
+    assert (found["rcode"], found["plugin"], len(found["error"])) == ("SERVFAIL", "forward", 512)
+
+
+def test_the_longest_line_of_json_is_written_whole() -> None:
+    request = trial.request(".".join(["\\255" * 63, "\\255" * 63, "\\255" * 63, "\\255" * 61]) + ". A")
+    (logged,) = line_of("log {\n format json\n}", request, failure("\x07" * 2000, "forward"))
+    assert len(logged) < LONGEST_LINE_BYTES
+
+
 def test_each_use_has_a_format_of_its_own() -> None:
     lines = 'log example.org "{name}"\nlog cluster.local "{type}"'
     assert line_of(lines, trial.request()) == ["[INFO] A"]
@@ -109,8 +163,22 @@ def test_a_question_of_the_servers_own_has_no_line() -> None:
     [
         ("log {\n class some\n}", "`class` takes `all`, `success`, `denial` or `error`"),
         ("log {\n class\n}", "found nothing"),
+        ("log {\n format text\n}", "`format` takes `json`"),
+        ('log . "{name}" {\n format json\n}', "`format json` takes the place of a FORMAT with placeholders"),
+        ('log "{combined}"', "warning: `{combined}` is taken for a name"),
+        ('log "{combined}"', 'hint: a format stands behind one: `log . "{combined}"`'),
+        ('log . "{nam}"', "warning: `{nam}` is no placeholder"),
+        ('log . "{nam}"', "hint: did you mean `{name}`?"),
+        ('log . "{x-y-z-0}"', "hint: it stays as it is in each line"),
         ("log a..b", "a name (a label has 1 to 63 bytes), found `a..b`"),
     ],
 )
 def test_what_it_does_not_take_is_told(line: str, part: str) -> None:
     assert part in trial.problems(Log, line)
+
+
+@pytest.mark.parametrize(
+    "line", ["log", "log .", 'log . "{common} {>do} {/label}"', 'log . "{combined}"', 'log . "{{name}"']
+)
+def test_of_what_it_takes_nothing_is_told(line: str) -> None:
+    assert trial.problems(Log, line) == ""

@@ -1,5 +1,6 @@
 """rewrite: what is asked behind it, what the client gets, and that exact invalidation holds for rewritten names."""
 
+import asyncio
 import re
 import struct
 from random import Random
@@ -8,15 +9,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdns.chain import Answer, Next, Request, failure, start
+from kdns import corefile
+from kdns.app import build
+from kdns.chain import Answer, Next, Process, Request, failure, start
 from kdns.kubernetes.objects import Event, Synced
+from kdns.metrics import Metrics
 from kdns.plugins.rewrite import Rewrite
+from kdns.responder import Responder
+from kdns.upstream.question import Question
 from kdns.wire import names
-from kdns.wire.message import decode
-from kdns.wire.records import Rcode, Record, Type, address, soa, srv, to_text, type_to_text
+from kdns.wire.message import Message, decode
+from kdns.wire.query import Query, parse
+from kdns.wire.records import Rcode, Record, Type, address, soa, srv, to_text, type_from_text, type_to_text
 from tests.kubernetes.test_cluster import QUESTIONS, START, histories, namespace, service
 from tests.plugins import trial
 from tests.test_kept import Kept, packet, without_serial
+from tests.upstream.fake import says, upstream
 
 IP = bytes((10, 1, 0, 7))
 
@@ -131,7 +139,9 @@ def test_what_is_asked_behind_a_rule(rule: str, question: str, asked: str) -> No
         (["ttl a.org 5", "name a.org b.org"], "a.org. A", "a.org. A"),
         (["continue ttl a.org 5", "name a.org b.org"], "a.org. A", "b.org. A"),
         (["cname x.org y.org", "name a.org b.org"], "a.org. A", "a.org. A"),
-        (["edns0 nsid set", "name a.org b.org"], "a.org. A", "b.org. A"),
+        (["edns0 nsid set", "name a.org b.org"], "a.org. A", "a.org. A"),
+        (["continue edns0 nsid set", "name a.org b.org"], "a.org. A", "b.org. A"),
+        (["edns0 nsid replace", "name a.org b.org"], "a.org. A", "b.org. A"),
     ],
 )
 def test_rules_are_tried_in_their_order_until_one_stops(lines: list[str], question: str, asked: str) -> None:
@@ -450,8 +460,137 @@ def test_srv_records_of_a_rewritten_suffix_lead_to_names_of_the_clients_domain()
     assert list(map(to_text, message.additional)) == ["x.a.svc.cluster.example.org. 5 IN A 10.3.0.1"]
 
 
+# EDNS options
+
+SET, SUBNET4 = "fffe0002abcd", "0008000700011800" + "0af400"
+
+
+def to_upstreams(rules: list[str], request: Request) -> str:
+    """The EDNS options for upstreams behind some rules, in hex."""
+    behind = Behind()
+    run(rewrite(*(f"rewrite {rule}" for rule in rules)), request, behind)
+    return request.upstream_options.hex()
+
+
+@pytest.mark.parametrize(
+    ("rules", "client", "sent"),
+    [
+        (["edns0 local set 0xfffe 0xabcd"], "", SET),
+        (["edns0 local set 65534 0xABCD revert"], "", SET),
+        (["edns0 local set 0xfffe 0xabcd"], "fffe000101", SET),
+        (["edns0 local set 0xfffe text"], "", "fffe0004" + b"text".hex()),
+        (["edns0 local set 0xfffe 0x"], "", "fffe0000"),
+        (["edns0 local append 0xfffe 0xabcd"], "", SET),
+        (["edns0 local append 0xfffe 0xabcd"], "fffe000101", ""),
+        (["edns0 local replace 0xfffe 0xabcd"], "", ""),
+        (["edns0 local replace 0xfffe 0xabcd"], "00030000fffe000101", SET),
+        (["continue edns0 local set 0xfffe 1", "edns0 local replace 0xfffe 0xabcd"], "", SET),
+        (["continue edns0 local set 0xfffe 0xabcd", "edns0 local append 0xfffe 1"], "", SET),
+        (["continue edns0 local set 0xfffe 0xabcd", "edns0 local unset 0xfffe"], "", ""),
+        (["continue edns0 local unset 0xfffe", "edns0 local replace 0xfffe 1"], "fffe000101", ""),
+        (["continue edns0 local unset 0xfffe", "edns0 local append 0xfffe 0xabcd"], "fffe000101", SET),
+        (["continue edns0 nsid set", "edns0 local set 0xfffe 0xabcd"], "", "00030000" + SET),
+        (["edns0 nsid set", "edns0 local set 0xfffe 0xabcd"], "", "00030000"),
+        (["edns0 subnet set 24 56"], "", SUBNET4),
+        (["edns0 subnet set 24 56"], "0008000400010000", SUBNET4),
+        (["edns0 subnet set 0 0"], "", "0008000400010000"),
+        (["edns0 subnet set 20 56"], "", "0008000700011400" + "0af400"),
+        (["edns0 subnet set 32 56"], "", "0008000800012000" + "0af400" + "07"),
+        (["edns0 local set 0xfffe {qname}"], "", "fffe001b" + b"Web.shop.svc.cluster.local.".hex()),
+        (["edns0 local set 0xfffe {qtype}"], "", "fffe0002001c"),
+        (["edns0 local set 0xfffe {client_ip}"], "", "fffe00040af40007"),
+        (["edns0 local set 0xfffe {client_port}"], "", "fffe0002a112"),
+        (["edns0 local set 0xfffe {protocol}"], "", "fffe0003" + b"udp".hex()),
+        (["edns0 local set 0xfffe {server_ip}"], "", "fffe00040a60000a"),
+        (["edns0 local set 0xfffe {server_port}"], "", "fffe00020035"),
+    ],
+)
+def test_what_upstreams_are_sent_is_what_rules_set_and_nothing_of_the_client(
+    rules: list[str], client: str, sent: str
+) -> None:
+    request = trial.request("Web.shop.svc.cluster.local. AAAA")
+    request.query.edns, request.query.options = True, bytes.fromhex(client)
+    assert to_upstreams(rules, request) == sent
+    assert request.query.options == bytes.fromhex(client)
+
+
+@pytest.mark.parametrize(
+    ("rule", "sent"),
+    [
+        ("edns0 subnet set 24 56", "0008000b00023800" + "20010db8000000"),
+        ("edns0 subnet set 24 128", "0008001400028000" + "20010db8000000000000000000000007"),
+        ("edns0 local set 1 {client_ip}", "00010010" + "20010db8000000000000000000000007"),
+    ],
+)
+def test_a_client_of_ipv6_has_a_subnet_of_ipv6(rule: str, sent: str) -> None:
+    assert to_upstreams([rule], trial.request(client=("2001:db8::7%eth0", 5))) == sent
+
+
+@pytest.mark.parametrize(
+    ("rule", "kept"),
+    [
+        ("edns0 local set 1 a", True),
+        ("edns0 local set 1 {qname}", True),
+        ("edns0 nsid set", True),
+        ("edns0 subnet set 24 56", False),
+        ("edns0 local set 1 {client_port}", False),
+        ("edns0 local set 1 {server_ip}", False),
+    ],
+)
+def test_an_answer_to_what_was_asked_for_one_client_alone_is_not_kept_for_others(rule: str, kept: bool) -> None:
+    request = trial.request()
+    to_upstreams([rule], request)
+    assert request.keep is kept
+
+
+def test_the_upstream_gets_the_option_the_client_none_and_each_subnet_an_answer_of_its_own() -> None:
+    async def story() -> None:
+        async with upstream(says(IP)) as fake:
+            server = Whole(
+                ". {\n"
+                "rewrite continue edns0 local set 0xfffe 0xabcd\n"
+                "rewrite edns0 subnet set 24 56\n"
+                f"cache\nforward . {fake.upstream}\n"
+                "}"
+            )
+            for client in ("10.244.0.7", "10.244.0.8", "10.244.1.9", "10.244.0.7"):
+                reply = await server.wait("www.example.org. A", (client, 5), "0003 0000 0008 0004 0001 0000")
+                assert (reply.rcode, [record.data for record in reply.answer], reply.edns) == (0, [IP], True)
+                assert server.options == b""
+            queries = [parse(packet) for packet in fake.udp]
+            assert [query.options.hex() for query in queries if isinstance(query, Query)] == [
+                SET + SUBNET4,
+                SET + "0008000700011800" + "0af401",
+            ]
+
+    asyncio.run(story())
+
+
+class Whole:
+    """What a Corefile makes, asked at its first listener by clients of their own."""
+
+    def __init__(self, text: str) -> None:
+        process = Process(Metrics())
+        made = build(corefile.parse(text, "Corefile"), process)
+        self._responder = Responder(made.listeners[0].sites, process, process.metrics)
+        self.options = b""
+
+    async def wait(self, question: str, client: tuple[str, int], options: str) -> Message:
+        name_, rtype = question.split()
+        packed = bytes.fromhex(options)
+        query = Question(names.from_text(name_), type_from_text(rtype), options=packed).packet(77)
+        done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        said = self._responder.respond(query, "udp", client, ("127.0.0.1", 53), done.set_result)
+        packet_ = said if isinstance(said, bytes) else await asyncio.wait_for(done, 10)
+        # OPT stands last in a reply.
+        opt = packet_.rindex(b"\x00\x00\x29")
+        self.options = packet_[opt + 11 :]
+        return decode(packet_)
+
+
 # Mistakes
 
+REVERT = "with `revert` it is the same in CoreDNS"
 FIELDS = "`name`, `type`, `class`, `ttl`, `cname`, `rcode` or `edns0`"
 KINDS = "[exact|prefix|suffix|substring|regex]"
 ANSWER = "`answer`, or nothing after TO"
@@ -554,6 +693,22 @@ REFUSED = "answers have the rewritten name, and clients may refuse them | name |
             "rewrite edns0 local set 7 0xabc",
             "`rewrite` takes a rule | 0xabc | whole bytes in hex, such as `0x61626364`, found `0xabc`",
         ),
+        (
+            "rewrite edns0 local set 7 {clientip}",
+            "`rewrite` takes a rule | {clientip} | a variable, found `{clientip}` | did you mean `{client_ip}`?",
+        ),
+        (
+            "rewrite edns0 local set 7 {a/label}",
+            "`rewrite` takes a rule | {a/label} | a variable, found `{a/label}` | kdns gathers no metadata",
+        ),
+        (
+            f"rewrite edns0 local set 7 {'a' * 901}",
+            f"`rewrite`: an option has 900 bytes at most, and this one 901 | {'a' * 901}",
+        ),
+        (
+            f"rewrite edns0 local set 7 0x{'61' * 901}",
+            f"`rewrite`: an option has 900 bytes at most, and this one 901 | 0x{'61' * 901}",
+        ),
         ("rewrite edns0 subnet set 33 56", "`rewrite` takes a rule | 33 | a number from 0 to 32, found `33`"),
         ("rewrite stop {\n name a b {\n c d\n }\n}", "`name` takes no block | name"),
     ],
@@ -565,7 +720,8 @@ def test_what_it_does_not_take_is_told(line: str, drawn: str) -> None:
 def brief(drawing: str) -> str:
     """A drawing in one line: what is wrong, the words above the carets, what was expected, the hint."""
     found = re.fullmatch(
-        r"(?:error|warning): (.*)\n  Corefile:.*\n +\d+ \|(.*)\n +\|( *)(\^+)(?:\n  expected (.*))?(?:\nhint: (.*))?",
+        r"(?:error|warning|note): (.*)\n  Corefile:.*"
+        r"\n +\d+ \|(.*)\n +\|( *)(\^+)(?:\n  expected (.*))?(?:\nhint: (.*))?",
         drawing,
     )
     assert found, drawing
@@ -586,17 +742,28 @@ def brief(drawing: str) -> str:
             REFUSED,
         ),
         (
-            "rewrite edns0 local set 0xffee {client_ip} revert",
-            "`edns0` has no effect: no upstream is sent EDNS options | edns0",
+            "rewrite continue edns0 subnet set 24 56",
+            f"`edns0`: upstreams are sent the option, and the reply doesn't have it | edns0 | {REVERT}",
         ),
-        ("rewrite edns0 local unset 0xffee", "`edns0` has no effect: no upstream is sent EDNS options | edns0"),
-        ("rewrite continue edns0 subnet set 24 56", "`edns0` has no effect: no upstream is sent EDNS options | edns0"),
+        (
+            "rewrite rcode a.org NXDOMAIN NOERROR",
+            "`rcode`: the code is replaced in answers without records, too | rcode",
+        ),
+        ("rewrite edns0 local unset 0xffee", "`edns0`: upstreams are sent no option of a client anyway | unset"),
     ],
 )
 def test_what_can_hardly_be_meant_is_told(line: str, drawn: str) -> None:
     assert brief(trial.problems(Rewrite, line)) == drawn
 
 
-@pytest.mark.parametrize("line", ["rewrite name a b", "rewrite name regex a b answer name b a", "rewrite type A MX"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "rewrite name a b",
+        "rewrite edns0 nsid set revert",
+        "rewrite name regex a b answer name b a",
+        "rewrite type A MX",
+    ],
+)
 def test_what_is_right_is_told_nothing_of(line: str) -> None:
     assert trial.problems(Rewrite, line) == ""

@@ -21,7 +21,10 @@ from kdns.wire import names
 from kdns.wire.message import decode
 from kdns.wire.records import Rcode, to_text
 from tests.plugins import trial
+from tests.upstream import certificates, https
 from tests.upstream.fake import Step, question_of, reply, says, silence, upstream
+from tests.upstream.https import Script
+from tests.upstream.test_https import LIES
 
 RIGHT = b"\x0a\x00\x00\x01"
 WRONG = b"\x06\x06\x06\x06"
@@ -49,7 +52,7 @@ class Said(NamedTuple):
     tcp: int
 
 
-async def say(*script: Step, tcp: Step | None = None, options: str = "read_timeout 400ms") -> Said:
+async def say(*script: Step, tcp: Step | None = None, options: str = "read_timeout 2s") -> Said:
     """Ask a server whose upstream follows this script."""
     block = trial.block()
     async with upstream(*script, tcp=tcp) as fake:
@@ -237,5 +240,35 @@ def test_a_flood_of_wrong_replies_holds_up_nobody_else(run: Run) -> None:
         watching.cancel()
         assert said.answer == [GOOD]
         assert longest < 0.5
+
+    run(story())
+
+
+# Over HTTPS
+
+
+@pytest.mark.parametrize("lie", [each[1] for each in LIES], ids=[each[0] for each in LIES])
+def test_over_https_a_lie_costs_a_second_question_and_is_never_passed_on(
+    run: Run, lie: Script, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    made = certificates.make(tmp_path_factory.mktemp("certificates"), "server", "IP:127.0.0.1")
+
+    async def story() -> None:
+        async with https.upstream(lie, https.says(RIGHT), tls=certificates.server(*made)) as fake:
+            block = trial.block()
+            options = f"tls {made[0]}\n read_timeout 1s"
+            plugin = trial.plugin(Forward, f"forward . https://127.0.0.1:{fake.port} {{\n {options}\n}}", block)
+            responder = Responder(
+                [Site(b"\x00", fold([plugin.handle]), "dns://:53")], block.process, block.process.metrics
+            )
+            done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+            responder.respond(QUERY, "udp", ("127.0.0.1", 5000), ("127.0.0.1", 53), done.set_result)
+            packet = await asyncio.wait_for(done, 10)
+            assert (packet[:2], packet[12 : 16 + len(NAME)]) == (b"\x00\x4d", question_of(QUERY))
+            assert [to_text(record) for record in decode(packet).answer] == [GOOD]
+            assert WRONG not in packet
+            assert len(fake.asked) == 2
+            plugin.close()
+            await asyncio.sleep(0.01)
 
     run(story())

@@ -20,8 +20,7 @@ from kdns.metrics import Metrics
 from kdns.upstream import pool as module
 from kdns.upstream import sockets
 from kdns.upstream.pool import Pool, Rules
-from kdns.upstream.sockets import Upstream, UpstreamError
-from kdns.upstream.streams import Keeping
+from kdns.upstream.sockets import Keeping, Upstream, UpstreamError, Way
 from kdns.wire import names
 from kdns.wire.query import CD, RD, Query
 from tests.plugins import trial
@@ -98,8 +97,12 @@ def test_what_differs_in_anything_is_asked_by_itself(run: Run) -> None:
                     question(flags=RD | CD),
                     question(do=True),
                 ]
-                await asyncio.gather(*(ask(found, query) for query in different), ask(found, transport="tcp"))
-                assert (len(fake.udp), len(fake.tcp)) == (6, 1)
+                await asyncio.gather(
+                    *(ask(found, query) for query in different),
+                    ask(found, transport="tcp"),
+                    found.ask(question(), "udp", b"\xff\xee\x00\x00"),
+                )
+                assert (len(fake.udp), len(fake.tcp)) == (7, 1)
 
     run(story())
 
@@ -286,8 +289,8 @@ def test_a_storm_of_mishaps_leaves_nothing_behind(run: Run, tmp_path: Path) -> N
         for idle_seconds in (0.0, 0.02, 10.0):
             async with upstream(mishaps, tcp=mishaps) as plain, upstream(tcp=mishaps, tls=shown) as secret:
                 over_tls = Upstream(secret.upstream.host, secret.upstream.port, tls=True)
-                rules = Rules(seconds=0.05, max_fails=2, keeping=Keeping(idle_seconds=idle_seconds))
-                found = Pool([plain.upstream, over_tls], rules, Metrics(), context)
+                way = Way(keeping=Keeping(idle_seconds=idle_seconds), context=context)
+                found = Pool([plain.upstream, over_tls], Rules(seconds=0.05, max_fails=2), Metrics(), way)
                 checking = asyncio.ensure_future(found.check())
                 await asyncio.gather(*(one(found) for _ in range(150)))
                 await asyncio.sleep(0.15)

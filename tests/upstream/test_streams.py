@@ -15,8 +15,8 @@ import uvloop
 
 from kdns.upstream import streams
 from kdns.upstream.question import Question
-from kdns.upstream.sockets import Upstream, UpstreamError
-from kdns.upstream.streams import Connections, Keeping
+from kdns.upstream.sockets import Keeping, Upstream, UpstreamError, Way
+from kdns.upstream.streams import Connections
 from kdns.wire import names
 from tests.upstream import certificates
 from tests.upstream.fake import Fake, reply, says, silence, upstream
@@ -39,7 +39,8 @@ async def connected(
     """Connections, and for each question whether there was one already."""
     counted: list[bool] = []
     upstream_ = to if isinstance(to, Upstream) else to.upstream
-    found = Connections(upstream_, "", Keeping(**keeping), context, counted.append)  # type: ignore[arg-type]
+    way = Way(keeping=Keeping(**keeping), context=context, count=counted.append)  # type: ignore[arg-type]
+    found = Connections(upstream_, way)
     try:
         yield found, counted
     finally:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdns.wire.names import from_text
-from kdns.wire.query import MOST_OPTIONS, Query, Rejected, parse
+from kdns.wire.query import MOST_OPTIONS, Query, Rejected, option, option_codes, parse, without_option
 from kdns.wire.records import Rcode, Type
 
 NAME = from_text("Web.Shop.svc.cluster.local.")
@@ -179,3 +179,13 @@ def test_a_packet_made_to_cost_time_costs_none(body: bytes, counts: tuple[int, i
         assert isinstance(parse(data), Rejected | Query)
         best = min(best, time.perf_counter() - started)
     assert best < 0.002
+
+
+def test_options_are_put_together_and_taken_out_by_their_code() -> None:
+    options = option(3, b"") + option(8, b"\x00\x01") + option(3, b"ns1")
+    assert options.hex() == "00030000" + "000800020001" + "000300036e7331"
+    assert list(option_codes(options)) == [3, 8, 3]
+    assert without_option(options, 3) == option(8, b"\x00\x01")
+    assert without_option(options, 8) == option(3, b"") + option(3, b"ns1")
+    assert without_option(options, 9) == options
+    assert without_option(b"", 3) == b""
