@@ -17,9 +17,12 @@ import msgspec
 
 from kdns import metrics
 from kdns.kubernetes.audit import audit
-from kdns.kubernetes.client import ApiError, Client
+from kdns.kubernetes.changes import key_of
+from kdns.kubernetes.client import SILENT, ApiError, Client
 from kdns.kubernetes.objects import Metadata, Namespace, Object, Synced
-from kdns.kubernetes.watch import NAMESPACES, PODS, SERVICES, SLICES, Resource, Scope, Tell, Timing, Watch
+from kdns.kubernetes.resources import NAMESPACES, PODS, SERVICES, SLICES, Resource, Scope
+from kdns.kubernetes.troubles import Troubles
+from kdns.kubernetes.watch import Tell, Timing, Watch
 from kdns.metrics import Metrics
 
 log = logging.getLogger("kdns.plugin.kubernetes")
@@ -72,8 +75,10 @@ class ApiSource:
         self._random = random or Random()
         self._clock = clock
         self._began = clock()
+        self._sync_seconds = 0.0
         self.synced = False
         self.suspect = False
+        self._troubles = Troubles()
         self.watches = [
             Watch(
                 client,
@@ -81,14 +86,22 @@ class ApiSource:
                 scope,
                 tell,
                 numbers,
-                self._look,
-                self._timing,
-                Namespace(Metadata(name=scope.name)) if scope.name else None,
-                self._random,
-                clock,
+                self._troubles,
+                changed=self._look,
+                timing=self._timing,
+                presumed=Namespace(Metadata(name=scope.name)) if scope.name else None,
+                random=self._random,
+                clock=clock,
             )
             for resource, scope in wanted.scopes()
         ]
+        self._by_place = {(each.resource.kind, each.scope.namespace or each.scope.name): each for each in self.watches}
+
+    def version(self, kind: str, namespace: str, name: str) -> str:
+        """The resourceVersion of an object as it was told last; empty where that isn't known."""
+        key = key_of(namespace, name)
+        found = (str(watch.known[key]) for watch in self.watches if watch.resource.kind == kind and key in watch.known)
+        return next(found, "")
 
     @property
     def missing(self) -> list[str]:
@@ -104,34 +117,35 @@ class ApiSource:
         """Whether every watch is open, as far as can be known."""
         return not self.suspect and all(watch.connected for watch in self.watches)
 
-    def assume(self, objects: Iterable[Object]) -> None:
-        """Take these for told, as a snapshot had them: what the server doesn't have any more will be told as gone."""
-        watches = {(watch.resource.kind, watch.scope.namespace or watch.scope.name): watch for watch in self.watches}
-        for object in objects:
-            kind, metadata = type(object).__name__, object.metadata
-            of = metadata.namespace or metadata.name
-            watch = watches.get((kind, of)) or watches.get((kind, ""))
-            if watch is not None:
-                watch.assume(metadata.namespace, metadata.name)
+    def assume(self, object: Object) -> None:
+        """Take this for told, as a snapshot had it: if the server doesn't have it any more it will be told as gone."""
+        kind, metadata = type(object).__name__, object.metadata
+        of = metadata.namespace or metadata.name
+        watch = self._by_place.get((kind, of)) or self._by_place.get((kind, ""))
+        if watch is not None:
+            watch.assume(metadata.namespace, metadata.name)
 
     async def run(self) -> None:
         """Watch for ever; ends only by being cancelled, and closes its connections then."""
         self._began = self._clock()
-        self._numbers.read(metrics.KUBERNETES_AGE, self._ages)
-        self._numbers.read(metrics.KUBERNETES_CONNECTED, self._connected)
+        shown: dict[metrics.Metric, metrics.Source] = {
+            metrics.KUBERNETES_AGE: self._ages,
+            metrics.KUBERNETES_CONNECTED: lambda: {(): float(self.connected)},
+            metrics.KUBERNETES_SYNC_SECONDS: lambda: {(): self._sync_seconds} if self.synced else {},
+        }
         try:
-            async with asyncio.TaskGroup() as group:
-                for watch in self.watches:
-                    group.create_task(self._unending(watch.run))
-                    group.create_task(self._unending(lambda watch=watch: self._audit(watch)))  # type: ignore[misc]
-                group.create_task(self._unending(self._probe))
+            with self._numbers.reading(shown):
+                await self._watch()
         finally:
-            self._numbers.unread(metrics.KUBERNETES_AGE, self._ages)
-            self._numbers.unread(metrics.KUBERNETES_CONNECTED, self._connected)
+            self._troubles.close()
             await self._client.close()
 
-    def _connected(self) -> dict[tuple[str, ...], float]:
-        return {(): float(self.connected)}
+    async def _watch(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for watch in self.watches:
+                group.create_task(self._unending(watch.run))
+                group.create_task(self._unending(lambda watch=watch: self._audit(watch)))  # type: ignore[misc]
+            group.create_task(self._unending(self._probe))
 
     def _ages(self) -> dict[tuple[str, ...], float]:
         now = self._clock()
@@ -142,7 +156,7 @@ class ApiSource:
         if self.synced or not all(watch.synced for watch in self.watches):
             return
         self.synced = True
-        self._numbers.set(metrics.KUBERNETES_SYNC_SECONDS, self._clock() - self._began)
+        self._sync_seconds = self._clock() - self._began
         self._tell([Synced()], False)
 
     async def _unending(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -169,18 +183,11 @@ class ApiSource:
         """Ask for a sign of life for ever; two that don't come make every connection suspect."""
         misses = 0
         while True:
+            # The second look follows the first at once.
             await asyncio.sleep(0 if misses == 1 else self._timing.probe)
-            try:
-                await self._client.get(PROBE, {}, seconds=self._timing.probe_reply)
-            except ApiError as error:
-                # A refusal is a sign of life.
-                misses = misses + 1 if not error.status else 0
-            else:
-                misses = 0
+            silent = await self._client.is_silent(PROBE, self._timing.probe_reply)
+            misses = misses + 1 if silent else 0
             if misses == 2:
-                log.warning("the API server has fallen silent; the answers stay as they are")
                 for watch in self.watches:
-                    watch.drop("the API server has fallen silent")
-            elif not misses and self.suspect:
-                log.info("the API server speaks again")
+                    watch.drop(SILENT)
             self.suspect = misses >= 2

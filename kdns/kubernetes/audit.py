@@ -16,13 +16,15 @@ from kdns.kubernetes.changes import (
     VERSIONS_PAGE,
     MalformedError,
     Version,
+    decode,
     key_of,
     older,
     parts_of,
     version_of,
 )
-from kdns.kubernetes.client import Client
+from kdns.kubernetes.client import Client, Status
 from kdns.kubernetes.objects import UNREADABLE, Object
+from kdns.kubernetes.troubles import named
 from kdns.kubernetes.watch import PAGE, Watch
 from kdns.metrics import Metrics
 
@@ -39,13 +41,13 @@ async def audit(watch: Watch, client: Client, numbers: Metrics, second_look: flo
     A difference counts only if the watch has not caught up with it `second_look` seconds later. Raises ApiError.
     """
     # What the watch has been told while we read is no reason to call what we read old.
-    before, floor = dict(watch.known), watch.floor
+    before, floor = dict(watch.known), watch.progress.floor
     theirs, version = await _versions(watch, client)
     if older(version, floor):
         watch.relist("set_back")
-        watch.drop("the API's history was set back")
+        watch.drop(Status(0, "given up", "the API's history was set back"))
         return
-    watch.has_been_at(version)
+    watch.progress.seen_at(version)
     doubtful = [key for key in theirs.keys() | before.keys() if _behind(before.get(key), theirs.get(key), version)]
     if not doubtful:
         return
@@ -55,14 +57,14 @@ async def audit(watch: Watch, client: Client, numbers: Metrics, second_look: flo
     ]
     if len(lost) > PAGE:
         watch.relist("audit")
-        watch.drop(f"{len(lost)} objects are not as the server has them")
+        watch.drop(Status(0, "given up", f"{len(lost)} objects are not as the server has them"))
         return
     looks = [look for look in [await _look(watch, client, key) for key in lost] if look is not None]
     repaired = _repair(watch, looks)
     if repaired:
         numbers.increase(metrics.KUBERNETES_DRIFT, watch.resource.kind, by=len(repaired))
-        named = ", ".join(repaired[:5]) + (" and others" if len(repaired) > 5 else "")
-        log.error("%s: nothing had been told of %d changes, which are made now: %s", watch.label, len(repaired), named)
+        text = "%s: nothing had been told of %d changes, which are made now: %s"
+        log.error(text, watch.label, len(repaired), named(repaired))
 
 
 def _behind(held: Version | None, theirs: Version | None, at: Version) -> bool:
@@ -82,12 +84,12 @@ async def _versions(watch: Watch, client: Client) -> tuple[dict[str, Version], V
         more = {"continue": token} if token else {}
         body = await client.get(watch.resource.path(watch.scope.namespace), parameters | more, VERSIONS_ONLY)
         try:
-            page = VERSIONS_PAGE.decode(body)
+            page = decode(VERSIONS_PAGE, body)
         except UNREADABLE as error:
             raise MalformedError(str(error)) from error
         for item in page.items or ():
-            named = item.metadata
-            versions[key_of(named.namespace, named.name)] = version_of(named.resource_version)
+            of = item.metadata
+            versions[key_of(of.namespace, of.name)] = version_of(of.resource_version)
         token = page.metadata.continue_
         if not token:
             return versions, version_of(page.metadata.resource_version)
@@ -108,13 +110,13 @@ class _Look(NamedTuple):
 
 
 async def _look(watch: Watch, client: Client, key: str) -> _Look | None:
-    held, floor = watch.known.get(key), watch.floor
+    held, floor = watch.known.get(key), watch.progress.floor
     namespace, name = parts_of(key)
     # A list of one: who may list and watch, and nothing else, may not get.
-    named = {"fieldSelector": f"metadata.name={name}"}
-    body = await client.get(watch.resource.path(namespace), watch.scope.parameters | named)
+    only = {"fieldSelector": f"metadata.name={name}"}
+    body = await client.get(watch.resource.path(namespace), watch.scope.parameters | only)
     try:
-        page = watch.resource.page.decode(body)
+        page = decode(watch.resource.page, body)
     except UNREADABLE:
         return None
     version = version_of(page.metadata.resource_version)

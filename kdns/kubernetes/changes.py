@@ -6,6 +6,7 @@ name and version. Law: the API concepts of Kubernetes (watch events, bookmarks, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
 
@@ -20,6 +21,8 @@ Version = int | str
 
 # As large as objects get in etcd, several times over; more than that in one line is no event.
 LONGEST_LINE = 16 * 1024 * 1024
+# Levels of JSON. What is read of an object lies within ten, what servers add to it within thirty.
+DEEPEST = 100
 
 
 class Named(msgspec.Struct, rename="camel"):
@@ -132,6 +135,41 @@ def page_decoder(kind: Any) -> msgspec.json.Decoder[Any]:
 def object_decoder(kind: Any) -> msgspec.json.Decoder[Any]:
     """The decoder of one object of this type."""
     return msgspec.json.Decoder(kind)
+
+
+def decode(decoder: msgspec.json.Decoder[T], text: bytes) -> T:
+    """What a text says; raises what is in `UNREADABLE`.
+
+    Decoding goes down a level of Python's stack with each level of JSON, in what is passed over too, and a tenant may
+    write more of these than there are. So what lies deeper than anything that is read is left out then.
+    """
+    try:
+        return decoder.decode(text)
+    except RecursionError:
+        return decoder.decode(shallow(text))
+
+
+# A string, or brackets in a row.
+_NESTING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[{]+|[\]}]+', re.DOTALL)
+
+
+def shallow(text: bytes, deepest: int = DEEPEST) -> bytes:
+    """JSON with null in the place of each list and object that is nested deeper than that."""
+    kept: list[bytes] = []
+    depth, start = 0, 0
+    for token in _NESTING.finditer(text):
+        first = text[token.start()]
+        if first in b"[{":
+            opened = token.end() - token.start()
+            if depth <= deepest < depth + opened:
+                kept.append(text[start : token.start() + deepest - depth] + b"null")
+            depth += opened
+        elif first in b"]}":
+            closed = token.end() - token.start()
+            if depth > deepest >= depth - closed:
+                start = token.start() + depth - deepest
+            depth -= closed
+    return b"".join(kept) + (text[start:] if depth <= deepest else b"")
 
 
 class MalformedError(ApiError):

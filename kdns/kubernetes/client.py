@@ -1,7 +1,6 @@
-"""The Kubernetes API over HTTPS: one request at a time, and the credentials that each needs.
+"""The Kubernetes API over HTTPS: one request at a time, with credentials that are read again while they are used.
 
-Alone in talking to the API server; knows no watch and no model. In a cluster two variables and three files are the
-whole configuration. A kubeconfig comes through `kubernetes.aio`, imported only then, since that costs half a second.
+Alone in talking to the API server; knows no watch and no model.
 Law: the API concepts of Kubernetes (status codes, Retry-After, bearer tokens that rotate).
 """
 
@@ -14,26 +13,30 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
 import aiohttp
 import msgspec
 
-from kdns.errors import ConfigError, KdnsError, PeerError, Problem
+from kdns.errors import KdnsError, PeerError
+from kdns.kubernetes.credentials import Credentials, Source
 from kdns.kubernetes.objects import UNREADABLE
 
 log = logging.getLogger("kdns.plugin.kubernetes")
 
-SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 USER_AGENT = "kdns"
 
 # A kubelet renews a token at 80 % of its life; files are looked at again after this long, and at once after a 401.
 CREDENTIAL_SECONDS = 30.0
+# What fetches credentials, such as the plugin of a kubeconfig, may ask a person. A request that can't do without them
+# fails after the first of these; the plugin may finish until the second, and only then another is started.
+MOST_CREDENTIAL_WAIT_SECONDS = 60.0
+MOST_CREDENTIAL_SECONDS = 600.0
 CONNECT_SECONDS = 5.0
-# Until a reply begins; a list of everything takes the API server seconds when it is busy.
-REPLY_SECONDS = 30.0
+# Until a reply begins, and between two pieces of it. A busy API server lets a request queue for 15 s (API Priority and
+# Fairness), and a silent one is to be noticed within 20.
+REPLY_SECONDS = 18.0
 # An error's body is read no further: what matters stands in front.
 MOST_ERROR_BYTES = 65536
 # A connection whose other end has vanished: found after 5 + 3 x 4 s by the kernel alone.
@@ -63,6 +66,10 @@ class Status(msgspec.Struct):
     details: StatusDetails | None = None
 
 
+# Of a server that says nothing, however that was found out.
+SILENT = Status(0, "no answer", "the API server has fallen silent")
+
+
 class ApiError(PeerError):
     """The API server refused, or could not be reached: then `status` is 0. `retry_after` is in seconds."""
 
@@ -79,262 +86,239 @@ class ApiError(PeerError):
         self.expired = status.code == 410 or status.reason in ("Expired", "Gone")
 
 
+class SilentError(ApiError):
+    """Nothing came for as long as something should have."""
+
+    def __init__(self) -> None:
+        super().__init__(SILENT)
+
+
 def unreachable(error: BaseException) -> ApiError:
     """The error of a request that got no reply, or lost it half-way."""
+    if isinstance(error, TimeoutError):
+        return SilentError()
     # Its number is OpenSSL's, not the system's.
     if isinstance(error, _TLS_ERRORS):
         return ApiError(Status(0, type(error).__name__, str(error)))
     if isinstance(error, aiohttp.ClientConnectorError) and error.errno is not None and error.errno > 0:
         message = f"{error.host}:{error.port}: {os.strerror(error.errno)}"
         return ApiError(Status(0, "not reached", message))
-    return ApiError(Status(0, type(error).__name__, str(error) or "timed out"))
+    return ApiError(Status(0, type(error).__name__, str(error)))
 
 
-class Credentials(msgspec.Struct, frozen=True):
-    """What a request shows of us, and how it knows the server. `stamps` tell a changed file of the same name."""
+class _Session:
+    """Connections with one TLS context, for as long as somebody uses them."""
 
-    server: str
-    token: str = ""
-    headers: dict[str, str] = {}
-    ca: bytes = b""
-    certificate: str = ""
-    key: str = ""
-    verify: bool = True
-    server_name: str = ""
-    stamps: tuple[tuple[int, int], ...] = ()
-
-    @property
-    def tls_identity(self) -> tuple[object, ...]:
-        """Equal as long as the same TLS context does."""
-        return (self.ca, self.certificate, self.key, self.verify, self.stamps)
-
-    def tls(self) -> ssl.SSLContext | bool:
-        """The TLS context; OSError or ssl.SSLError where a file is missing or none."""
-        if not self.server.startswith("https:"):
-            return False
-        context = ssl.create_default_context(cadata=self.ca.decode() if self.ca else None)
-        if not self.verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        if self.certificate:
-            context.load_cert_chain(self.certificate, self.key or None)
-        return context
-
-
-# Reads the credentials as they are now; the argument says that the last ones were refused.
-Source = Callable[[bool], Awaitable[Credentials]]
-
-
-def in_cluster(environment: Mapping[str, str] = os.environ, folder: str = SERVICE_ACCOUNT) -> Source:
-    """The credentials of a pod's service account. Raises ConfigError outside of a cluster."""
-    host, port = environment.get("KUBERNETES_SERVICE_HOST", ""), environment.get("KUBERNETES_SERVICE_PORT", "")
-    if not host or not port:
-        message = "not in a cluster: KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set"
-        hint = "outside of a cluster give `kubeconfig FILE`, `endpoint URL` or `inventory PATH`"
-        raise ConfigError([Problem(message, hint=hint)])
-    server = f"https://{f'[{host}]' if ':' in host else host}:{port}"
-    token_file, ca_file = f"{folder}/token", f"{folder}/ca.crt"
-
-    async def read(refused: bool) -> Credentials:
-        # A few kilobytes of a tmpfs: quicker than a thread that would read them.
-        return Credentials(server, token=_content(token_file).decode().strip(), ca=_content(ca_file))
-
-    return read
-
-
-def at_endpoint(url: str, certificate: str = "", key: str = "", ca: str = "") -> Source:
-    """The credentials of `endpoint URL` and `tls CERT KEY CA`."""
-    if "://" not in url:
-        url = f"http://{url}"
-
-    async def read(refused: bool) -> Credentials:
-        authority = _content(ca) if ca else b""
-        return Credentials(
-            url.rstrip("/"), ca=authority, certificate=certificate, key=key, stamps=_stamps(certificate, key)
-        )
-
-    return read
-
-
-def from_kubeconfig(path: str, context: str = "") -> Source:
-    """The credentials of a kubeconfig, exec plugins and OIDC included; the source that it returns raises KdnsError."""
-
-    held: list[tuple[object, Credentials]] = []
-
-    async def read(refused: bool) -> Credentials:
-        # A plugin that fetches tokens may take seconds and ask a person; it runs when the last token was refused.
-        if held and not refused:
-            stamp, credentials = held[0]
-            if stamp == _stamps(path, credentials.certificate, credentials.key):
-                return credentials
-        credentials = await load()
-        held[:] = [(_stamps(path, credentials.certificate, credentials.key), credentials)]
-        return credentials
-
-    async def load() -> Credentials:
-        from kubernetes.aio import client as api
-        from kubernetes.aio import config
-
-        configuration = api.Configuration()
-        try:
-            await config.load_kube_config(
-                config_file=path, context=context or None, client_configuration=configuration, persist_config=False
-            )
-        except Exception as error:
-            # The library raises its own, YAML's, OSError and what an exec plugin brings; to us they are one.
-            raise KdnsError(f"kubeconfig {path}: {error}") from error
-        return _of_configuration(configuration)
-
-    return read
-
-
-def _of_configuration(configuration: Any) -> Credentials:
-    token = str(configuration.api_key.get("BearerToken") or configuration.api_key.get("authorization") or "")
-    headers = {}
-    if configuration.username and configuration.password:
-        headers["Authorization"] = aiohttp.BasicAuth(configuration.username, configuration.password).encode()
-    certificate, key = configuration.cert_file or "", configuration.key_file or ""
-    return Credentials(
-        str(configuration.host).rstrip("/"),
-        token=token.removeprefix("Bearer ").strip(),
-        headers=headers,
-        ca=_content(configuration.ssl_ca_cert) if configuration.ssl_ca_cert else b"",
-        certificate=certificate,
-        key=key,
-        verify=bool(configuration.verify_ssl),
-        server_name=getattr(configuration, "tls_server_name", None) or "",
-        stamps=_stamps(certificate, key),
-    )
-
-
-def _content(path: str) -> bytes:
-    return Path(path).read_bytes()
-
-
-def _stamps(*paths: str) -> tuple[tuple[int, int], ...]:
-    """When the files changed last, and their sizes; a missing one is told where it is read."""
-    found = []
-    for path in filter(None, paths):
-        with contextlib.suppress(OSError):
-            status = Path(path).stat()
-            found.append((status.st_mtime_ns, status.st_size))
-    return tuple(found)
-
-
-class Client:
-    """Requests to one API server. `source` reads the credentials; they are read again while they are used."""
-
-    def __init__(self, source: Source, clock: Callable[[], float] = time.monotonic) -> None:
-        self._source = source
-        self._clock = clock
-        self._credentials: Credentials | None = None
-        self._read_at = 0.0
-        self._refused = False
-        self._session: aiohttp.ClientSession | None = None
-        self._retired: list[aiohttp.ClientSession] = []
-        self._lock = asyncio.Lock()
-
-    @property
-    def server(self) -> str:
-        """The API server's URL, empty before the first request."""
-        return self._credentials.server if self._credentials else ""
-
-    async def get(
-        self, path: str, parameters: Mapping[str, str], accept: str = JSON, seconds: float = REPLY_SECONDS
-    ) -> bytes:
-        """The body of a reply that comes within `seconds`. Raises ApiError."""
-        try:
-            async with asyncio.timeout(seconds), self.stream(path, parameters, accept) as chunks:
-                return b"".join([chunk async for chunk in chunks])
-        except TimeoutError as error:
-            raise unreachable(error) from error
-
-    @contextlib.asynccontextmanager
-    async def stream(
-        self, path: str, parameters: Mapping[str, str], accept: str = JSON
-    ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """The body of a reply as it comes, for as long as it comes. Raises ApiError."""
-        response = await self._open(path, parameters, accept)
-        try:
-            yield _chunks(response)
-        finally:
-            # A watch that is left has more to come: its connection is of no use to another request.
-            response.close()
-
-    async def close(self) -> None:
-        """Close every connection."""
-        for session in [*self._retired, *([self._session] if self._session else [])]:
-            await session.close()
-
-    async def _open(self, path: str, parameters: Mapping[str, str], accept: str) -> aiohttp.ClientResponse:
-        refusal: ApiError | None = None
-        for _ in range(2):
-            credentials, session = await self._ready()
-            # Compressed, a list of 20 MB would cost both ends half a second to spare a fast network.
-            headers = {"Accept": accept, "Accept-Encoding": "identity", **credentials.headers}
-            if credentials.token:
-                headers["Authorization"] = f"Bearer {credentials.token}"
-            try:
-                async with asyncio.timeout(REPLY_SECONDS):
-                    response = await session.get(
-                        credentials.server + path,
-                        params=dict(parameters),
-                        headers=headers,
-                        # A token must not follow a redirect to another host; the API server sends none.
-                        allow_redirects=False,
-                        server_hostname=credentials.server_name or None,
-                    )
-            except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-                # A CA or certificate may have been replaced since it was read.
-                self._refused = isinstance(error, _TLS_ERRORS) or isinstance(error.__cause__, ssl.SSLError)
-                raise unreachable(error) from error
-            if response.status == 200 and response.content_type == JSON:
-                return response
-            refusal = await _refusal(response)
-            if response.status != 401:
-                break
-            self._refused = True
-        assert refusal is not None
-        raise refusal
-
-    async def _ready(self) -> tuple[Credentials, aiohttp.ClientSession]:
-        async with self._lock:
-            old = self._clock() - self._read_at >= CREDENTIAL_SECONDS
-            if self._refused or old or self._credentials is None:
-                await self._read_credentials()
-            assert self._credentials is not None
-            assert self._session is not None
-            return self._credentials, self._session
-
-    async def _read_credentials(self) -> None:
-        try:
-            credentials = await self._source(self._refused)
-            if self._credentials is None or credentials.tls_identity != self._credentials.tls_identity:
-                await self._renew_session(credentials)
-        except (OSError, ValueError, KdnsError) as error:
-            if self._credentials is None:
-                raise unreachable(error) from error
-            # A file that is being replaced, or broken: what we have may still be good.
-            log.warning("the credentials for the API could not be read again: %s", error)
-        else:
-            self._credentials = credentials
-        self._refused = False
-        self._read_at = self._clock()
-
-    async def _renew_session(self, credentials: Credentials) -> None:
-        connector = aiohttp.TCPConnector(ssl=credentials.tls(), limit=0, keepalive_timeout=60, socket_factory=_socket)
-        session = aiohttp.ClientSession(
-            connector=connector,
+    def __init__(self, credentials: Credentials) -> None:
+        self.users = 0
+        self.http = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                ssl=credentials.tls(), limit=0, keepalive_timeout=60, socket_factory=_socket
+            ),
             timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS, sock_connect=CONNECT_SECONDS),
             trust_env=False,
             headers={"User-Agent": USER_AGENT},
             read_bufsize=1 << 17,
         )
-        # Streams of the last session go on until they end by themselves; the one before it has none left.
-        for old in self._retired:
-            await old.close()
-        self._retired = [self._session] if self._session else []
+
+    @contextlib.contextmanager
+    def used(self) -> Iterator[None]:
+        """Within it the session isn't closed, whatever becomes of the credentials."""
+        self.users += 1
+        try:
+            yield
+        finally:
+            self.users -= 1
+
+
+class Client:
+    """Requests to one API server. `source` reads the credentials; they are read again while they are used.
+
+    They are read by a task of its own, so that a plugin that takes its time holds up only who has nothing to show.
+    That isn't the server's silence either: all the times that a request may take begin when it is sent.
+    """
+
+    def __init__(self, source: Source, clock: Callable[[], float] = time.monotonic) -> None:
+        self._source = source
+        self._clock = clock
+        self._credentials: Credentials | None = None
+        self._session: _Session | None = None
+        # Their TLS context is no longer right, but streams go on until they end by themselves.
+        self._retired: list[_Session] = []
+        self._reading: asyncio.Task[ApiError | None] | None = None
+        self._read_at = 0.0
+        self._refused = False
+
+    async def get(
+        self, path: str, parameters: Mapping[str, str], accept: str = JSON, seconds: float = REPLY_SECONDS
+    ) -> bytes:
+        """The body of a reply, of which each piece comes within `seconds`. Raises ApiError."""
+        async with self.stream(path, parameters, accept, seconds) as chunks:
+            body = []
+            try:
+                async with asyncio.timeout(seconds) as silence:
+                    async for chunk in chunks:
+                        body.append(chunk)
+                        silence.reschedule(asyncio.get_running_loop().time() + seconds)
+            except TimeoutError as error:
+                raise SilentError from error
+        return b"".join(body)
+
+    @contextlib.asynccontextmanager
+    async def stream(
+        self, path: str, parameters: Mapping[str, str], accept: str = JSON, seconds: float = REPLY_SECONDS
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The body of a reply that begins within `seconds`, as it comes, for as long as it comes. Raises ApiError."""
+        for last in (False, True):
+            credentials, session = await self._ready()
+            with session.used():
+                try:
+                    response = await self._ask(credentials, session, path, parameters, accept, seconds)
+                except ApiError as refusal:
+                    if refusal.status != 401 or last:
+                        raise
+                    continue
+                try:
+                    yield _chunks(response)
+                    return
+                finally:
+                    # A watch that is left has more to come: its connection is of no use to another request.
+                    response.close()
+
+    async def is_silent(self, path: str, seconds: float) -> bool:
+        """Whether a small request gets no answer within `seconds`. A refusal is an answer.
+
+        It waits for no credentials; as long as there are none nobody was asked, and so nobody is silent.
+        """
+        await self._look_at_credentials()
+        credentials, session = self._credentials, self._session
+        if credentials is None or session is None:
+            return False
+        try:
+            with session.used():
+                async with asyncio.timeout(seconds):
+                    response = await self._ask(credentials, session, path, {}, JSON, seconds)
+                    # To its end, so that the connection can be used again.
+                    await response.read()
+        except ApiError as error:
+            return not error.status
+        except (aiohttp.ClientError, OSError):
+            return True
+        return False
+
+    async def close(self) -> None:
+        """Close every connection."""
+        if self._reading is not None:
+            self._reading.cancel()
+        for session in [*self._retired, *([self._session] if self._session else [])]:
+            await session.http.close()
+
+    async def _ask(
+        self,
+        credentials: Credentials,
+        session: _Session,
+        path: str,
+        parameters: Mapping[str, str],
+        accept: str,
+        seconds: float,
+    ) -> aiohttp.ClientResponse:
+        """Send a request. Returns the reply that was asked for, whose body is yet to come; raises ApiError."""
+        # Compressed, a list of 20 MB would cost both ends half a second to spare a fast network.
+        headers = {"Accept": accept, "Accept-Encoding": "identity", **credentials.headers}
+        if credentials.token:
+            headers["Authorization"] = f"Bearer {credentials.token}"
+        try:
+            async with asyncio.timeout(seconds):
+                response = await session.http.get(
+                    credentials.server + path,
+                    params=dict(parameters),
+                    headers=headers,
+                    # A token must not follow a redirect to another host; the API server sends none.
+                    allow_redirects=False,
+                    server_hostname=credentials.server_name or None,
+                    proxy=credentials.proxy or None,
+                )
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            # A CA or certificate may have been replaced since it was read.
+            if isinstance(error, _TLS_ERRORS) or isinstance(error.__cause__, ssl.SSLError):
+                self._are_refused(credentials)
+            raise unreachable(error) from error
+        if response.status == 200 and response.content_type == JSON:
+            return response
+        if response.status == 401:
+            self._are_refused(credentials)
+        raise await _refusal(response)
+
+    # Credentials
+
+    async def _ready(self) -> tuple[Credentials, _Session]:
+        """What a request needs; waits where there is none yet, or what there is was refused. Raises ApiError."""
+        await self._look_at_credentials()
+        if self._credentials is None or self._refused:
+            await self._wait_for_credentials()
+        assert self._credentials is not None
+        assert self._session is not None
+        return self._credentials, self._session
+
+    async def _look_at_credentials(self) -> None:
+        """Begin to read them, if it is time."""
+        if self._reading is not None and not self._reading.done():
+            return
+        old = self._clock() - self._read_at >= CREDENTIAL_SECONDS
+        if self._refused or old or self._credentials is None:
+            self._reading = asyncio.create_task(self._read_credentials())
+            # Files are read within a turn of the loop: what is new in them goes with this very request.
+            await asyncio.sleep(0)
+
+    async def _wait_for_credentials(self) -> None:
+        assert self._reading is not None
+        try:
+            async with asyncio.timeout(MOST_CREDENTIAL_WAIT_SECONDS):
+                # They are not for this request alone, which may be given up.
+                trouble = await asyncio.shield(self._reading)
+        except TimeoutError as error:
+            text = f"the credentials could not be read within {MOST_CREDENTIAL_WAIT_SECONDS:g} s"
+            raise ApiError(Status(0, "no credentials", text)) from error
+        if trouble is not None and self._credentials is None:
+            raise trouble
+
+    async def _read_credentials(self) -> ApiError | None:
+        """Read them, and get a session that fits. Returns why not; what there was stays in use then."""
+        trouble, before, refused = None, self._credentials, self._refused
+        try:
+            async with asyncio.timeout(MOST_CREDENTIAL_SECONDS):
+                credentials = await self._source(refused)
+            if before is None or credentials.tls_identity != before.tls_identity:
+                self._renew_session(credentials)
+            self._credentials = credentials
+        except (OSError, ValueError, KdnsError) as error:
+            text = str(error) or f"they could not be read within {MOST_CREDENTIAL_SECONDS:g} s"
+            trouble = ApiError(Status(0, "no credentials", text))
+            if before is not None:
+                # A file that is being replaced, or broken: what we have may still be good.
+                log.warning("the credentials for the API could not be read again: %s", text)
+        # What was refused only while these were read is to be read once more.
+        self._refused = self._refused and not refused and self._credentials is before
+        self._read_at = self._clock()
+        await self._close_unused()
+        return trouble
+
+    def _are_refused(self, credentials: Credentials) -> None:
+        """These are to be read again; others may have been read since this request was sent."""
+        self._refused = self._refused or credentials is self._credentials
+
+    def _renew_session(self, credentials: Credentials) -> None:
+        session = _Session(credentials)
+        if self._session is not None:
+            self._retired.append(self._session)
         self._session = session
+
+    async def _close_unused(self) -> None:
+        """Close the sessions of before that nobody uses any more."""
+        unused = [session for session in self._retired if not session.users]
+        self._retired = [session for session in self._retired if session.users]
+        for session in unused:
+            await session.http.close()
 
 
 def _socket(info: tuple[Any, ...]) -> socket.socket:

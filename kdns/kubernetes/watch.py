@@ -2,17 +2,18 @@
 
 `Watch.run` lists, follows, resumes where it stopped, lists again only where the server has forgotten that place, and
 waits longer after each failure. What it tells are the events of `objects`; it holds no object, only the version of
-each, to tell what a second list changes. Knows no DNS and no model.
+each, to tell what a second list changes. What versions mean is `progress`'s. Knows no DNS and no model.
 Law: the API concepts of Kubernetes (resource versions, watch, streaming lists, bookmarks, 410 Gone).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -35,31 +36,35 @@ from kdns.kubernetes.changes import (
     Page,
     Partial,
     Version,
-    change_decoder,
+    decode,
     key_of,
-    object_decoder,
     older,
-    page_decoder,
     parts_of,
     version_of,
 )
-from kdns.kubernetes.client import ApiError, Client, Status
-from kdns.kubernetes.objects import UNREADABLE, Delete, EndpointSlice, Event, Namespace, Object, Pod, Put, Service
+from kdns.kubernetes.client import REPLY_SECONDS, SILENT, ApiError, Client, SilentError, Status
+from kdns.kubernetes.listing import MOST_EVENTS, Listing, key_of_object
+from kdns.kubernetes.objects import UNREADABLE, Delete, Event, Object, Put
+from kdns.kubernetes.progress import Progress
+from kdns.kubernetes.resources import Resource, Scope
+from kdns.kubernetes.troubles import Troubles
 from kdns.metrics import Metrics
 
 log = logging.getLogger("kdns.plugin.kubernetes")
 
 Tell = Callable[[Sequence[Event], bool], None]
 
-# What is applied between two looks at the sockets: some 5 ms of work.
-MOST_EVENTS = 100
 PAGE = 500
 # What a broken proxy may ask for has an end, in seconds.
 LONGEST_RETRY_AFTER = 300.0
-# A server that is behind what we have seen gets this many chances to catch up.
-MOST_TOO_LARGE = 3
 # After this long a stream that breaks was no failure to set it up.
 LIVED_SECONDS = 5.0
+# So many streaming lists in a row may be cut off before pages are tried.
+MOST_BROKEN_LISTS = 3
+# Of a watch that is still open after the time that was asked for.
+ENDLESS = Status(0, "given up", "it did not end when it should have")
+# Of objects that can't be read so many are named in the log, for whoever makes them can make ever more.
+MOST_NAMED = 1000
 
 
 class Timing(msgspec.Struct, frozen=True):
@@ -67,52 +72,17 @@ class Timing(msgspec.Struct, frozen=True):
 
     first_pause: float = 0.8
     longest_pause: float = 30.0
+    # How long a watch lasts before it is begun anew.
     watch: tuple[float, float] = (300.0, 600.0)
+    # Until a reply begins; and until a streaming list goes on.
+    reply: float = REPLY_SECONDS
     silence: float = 10.0
+    # How long lists are read by pages where the server could not stream one.
+    pages: float = 3600.0
     probe: float = 10.0
     probe_reply: float = 4.0
     audit: float = 240.0
     second_look: float = 5.0
-
-
-class Resource(msgspec.Struct, frozen=True):
-    """A kind of object and where the API has it."""
-
-    kind: str
-    plural: str
-    prefix: str
-    change: msgspec.json.Decoder[Any]
-    page: msgspec.json.Decoder[Any]
-    object: msgspec.json.Decoder[Any]
-
-    @classmethod
-    def of(cls, kind: type[Any], plural: str, prefix: str) -> Resource:
-        """The resource of a type of objects, with what reads it."""
-        return cls(kind.__name__, plural, prefix, change_decoder(kind), page_decoder(kind), object_decoder(kind))
-
-    def path(self, namespace: str = "") -> str:
-        """The path of the collection, of one namespace or of all."""
-        return f"{self.prefix}{f'/namespaces/{namespace}' if namespace else ''}/{self.plural}"
-
-
-NAMESPACES = Resource.of(Namespace, "namespaces", "/api/v1")
-SERVICES = Resource.of(Service, "services", "/api/v1")
-SLICES = Resource.of(EndpointSlice, "endpointslices", "/apis/discovery.k8s.io/v1")
-PODS = Resource.of(Pod, "pods", "/api/v1")
-
-
-class Scope(msgspec.Struct, frozen=True):
-    """Which objects of a kind: of one namespace or all, with these labels, of this name. Empty means any."""
-
-    namespace: str = ""
-    labels: str = ""
-    name: str = ""
-
-    @property
-    def parameters(self) -> dict[str, str]:
-        """The same as parameters of a request."""
-        selectors = {"labelSelector": self.labels, "fieldSelector": self.name and f"metadata.name={self.name}"}
-        return {key: value for key, value in selectors.items() if value}
 
 
 class _NoListError(ApiError):
@@ -148,40 +118,6 @@ class Backoff:
         return min(pause * (1 + self._random.random()), self._timing.longest_pause)
 
 
-class _Listing:
-    """A list while it is read: what of the known it has not named yet, and what it says otherwise than is known.
-
-    That is held back until its end: only then is it certain that the list is whole and not from the past, and only
-    together do its objects say what was true at one moment. Where nothing is known yet there is nothing to protect, so
-    then it is told `at_once`.
-    """
-
-    def __init__(self, known: Iterable[str]) -> None:
-        self.unseen = set(known)
-        self.at_once = not self.unseen
-        self.changed: dict[str, Object] = {}
-        self._versions: dict[str, Version] = {}
-
-    def names(self, key: str, version: Version) -> bool:
-        """The list has this object; False if it had it in a newer version already."""
-        if older(version, self._versions.get(key, "")):
-            return False
-        self._versions[key] = version
-        self.unseen.discard(key)
-        self.changed.pop(key, None)
-        return True
-
-    def batches(self) -> Iterator[list[Object]]:
-        """What has changed, the slices of one service never apart: between them it might have no address at all."""
-        batch: list[Object] = []
-        for _, together in groupby(sorted(self.changed.values(), key=_owner), key=_owner):
-            batch += together
-            if len(batch) >= MOST_EVENTS:
-                yield batch
-                batch = []
-        yield batch
-
-
 class Watch:
     """The objects of one kind and scope, told as events: `tell(events, live)`.
 
@@ -196,6 +132,7 @@ class Watch:
         scope: Scope,
         tell: Tell,
         numbers: Metrics,
+        troubles: Troubles,
         changed: Callable[[], None] = lambda: None,
         timing: Timing | None = None,
         presumed: Object | None = None,
@@ -205,36 +142,34 @@ class Watch:
         self.resource = resource
         self.scope = scope
         self.known: dict[str, Version] = {}
+        self.progress = Progress()
         self.synced = False
         self.connected = False
         self.trouble = ""
         self.heard = clock()
-        # The newest version that was ever seen. No list may be older, or what is new would be taken for gone.
-        self.floor: Version = ""
         # What could not be read, by key; an audit passes over it.
         self.poisoned: set[str] = set()
         self._client = client
         self._tell = tell
         self._numbers = numbers
+        self._troubles = troubles
         self._changed = changed
         self._timing = timing or Timing()
         self._presumed = presumed
         self._random = random or Random()
         self._clock = clock
         self._backoff = Backoff(self._timing, self._random)
+        # Of the request that is under way: what ends it when nothing comes, what that means, and why it was dropped.
         self._deadline: asyncio.Timeout | None = None
+        self._overdue = SILENT
+        self._dropped: Status | None = None
+        self._opened = math.inf
         self._ends = 0.0
-        # The newest version that an event or a list had; a bookmark's is a promise only.
-        self._told: Version = ""
-        # What audits have taken out since the last list, and at which version.
-        self._removed: dict[str, Version] = {}
-        self._streaming_list = True
-        # Where the next watch goes on; without it there is a list first.
-        self._resume: Version = ""
-        self._dropped = ""
-        self._too_large = 0
-        self._stale_before: Version = ""
+        # Until when lists are read by pages, and how many streaming ones have broken off in a row.
+        self._paged_until = clock()
+        self._broken_lists = 0
         self._received = 0
+        self._named = 0
 
     @property
     def label(self) -> str:
@@ -249,32 +184,27 @@ class Watch:
     async def run(self) -> None:
         """Tell for ever; ends only by being cancelled."""
         while True:
-            began, received = self._clock(), self._received
+            received, self._opened = self._received, math.inf
             refusal: ApiError | None = None
             try:
-                if self._resume:
-                    await self._follow(None)
-                elif self._streaming_list:
-                    await self._follow(_Listing(self.known))
-                else:
-                    await self._list()
-                    continue
+                await self._turn()
             except ApiError as error:
                 refusal = error
             finally:
                 self.connected = False
-            lived = self._clock() - began
+            # A request that is never answered is no stream, however long that took.
+            lived = max(0.0, self._clock() - self._opened)
             await asyncio.sleep(self._pause(refusal, lived, self._received > received))
 
-    def drop(self, reason: str) -> None:
-        """Give up the connection, which is not to be trusted any more, and take another."""
-        if self._deadline is not None and self.connected and not self._deadline.expired():
-            self._dropped = reason
+    def drop(self, why: Status) -> None:
+        """Give up the request that is under way, whose connection is not to be trusted any more, and make another."""
+        if self._deadline is not None and self._dropped is None and not self._deadline.expired():
+            self._dropped = why
             self._deadline.reschedule(asyncio.get_running_loop().time())
 
     def relist(self, reason: str) -> None:
         """List again at the next turn, as a diff against what is known."""
-        self._resume = ""
+        self.progress.start_over()
         self._numbers.increase(metrics.KUBERNETES_RELISTS, self.resource.kind, reason)
 
     # Failures
@@ -287,37 +217,38 @@ class Watch:
             # A watch ends by itself after some minutes. One that ends at once without a word is a failure like others.
             return 0.0 if received or lived >= min(1.0, self._timing.first_pause) else self._backoff.next()
         self._note(refusal)
+        self._draw_conclusions(refusal)
         if isinstance(refusal, _NoListError):
-            self._streaming_list = False
             return 0.0
+        if refusal.status == 0 and self.progress.resume and lived >= LIVED_SECONDS:
+            return self._random.random() * min(0.2, self._timing.first_pause)
+        return max(self._backoff.next(), min(refusal.retry_after or 0.0, LONGEST_RETRY_AFTER))
+
+    def _draw_conclusions(self, refusal: ApiError) -> None:
+        """What the next turn has to do otherwise."""
         if isinstance(refusal, MalformedError):
             self.relist("malformed")
         elif refusal.expired:
-            if not self._resume:
-                # The list itself began in a past that is forgotten: what the store has now will do.
-                self._too_large = MOST_TOO_LARGE
+            self.progress.forgotten()
             self.relist("expired")
         elif refusal.too_large:
-            self._too_large += 1
-            if self._resume and self._too_large >= MOST_TOO_LARGE:
+            if self.progress.behind():
                 self.relist("too_large")
         elif refusal.status == 403 and self._presumed is not None and not self.synced:
             self._presume(self._presumed)
-        elif refusal.status == 0 and self._resume and lived >= LIVED_SECONDS:
-            return self._random.random() * min(0.2, self._timing.first_pause)
-        return max(self._backoff.next(), min(refusal.retry_after or 0.0, LONGEST_RETRY_AFTER))
 
     def _note(self, refusal: ApiError) -> None:
         status = str(refusal.status) if refusal.status else "none"
         self._numbers.increase(metrics.KUBERNETES_FAILURES, self.resource.kind, status)
-        trouble = str(refusal)
+        if isinstance(refusal, _NoListError):
+            # No trouble: the pages come at once.
+            log.info("%s: lists are read by pages for now: %s", self.label, refusal.message)
+            return
+        self.trouble = str(refusal)
         if refusal.status == 403:
-            verb = "watch" if self._resume or self._streaming_list else "list"
-            trouble = f"not allowed to {verb} {self.label}: {refusal.message}"
-        if trouble != self.trouble:
-            level = logging.INFO if isinstance(refusal, _NoListError) else logging.WARNING
-            log.log(level, "%s: %s", self.label, trouble)
-        self.trouble = trouble
+            verb = "watch" if self.progress.resume or self._streams else "list"
+            self.trouble = f"not allowed to {verb} {self.label}: {refusal.message}"
+        self._troubles.note(self.label, self.trouble)
 
     def _presume(self, object: Object) -> None:
         log.warning("%s: it is taken to exist, as the configuration says", self.label)
@@ -326,10 +257,10 @@ class Watch:
         self._tell([Put(object)], False)
         self._be_synced()
 
-    def _be_untroubled(self, how: str) -> None:
+    def _be_untroubled(self) -> None:
         if self.trouble:
-            log.info("%s: %s", self.label, how)
             self.trouble = ""
+            self._troubles.note(self.label, "")
 
     def _be_synced(self) -> None:
         if not self.synced:
@@ -338,54 +269,115 @@ class Watch:
 
     # Lists and watches
 
-    async def _follow(self, listing: _Listing | None) -> None:
+    async def _turn(self) -> None:
+        if self.progress.resume:
+            await self._follow(None)
+        elif self._streams:
+            await self._follow_from_a_list()
+        else:
+            await self._list()
+            await self._follow(None)
+
+    @property
+    def _streams(self) -> bool:
+        """Whether the next list is one with which a watch begins; a server that can't do that may learn it."""
+        return self._clock() >= self._paged_until
+
+    def _new_listing(self) -> Listing:
+        # What a snapshot had is older than any list; of what follows it only the slices of a service belong together.
+        return Listing(self.known, protected=self.synced or self.resource.kind == "EndpointSlice")
+
+    async def _follow_from_a_list(self) -> None:
+        """Read a watch that begins with a list. Raises _NoListError where pages are to be read instead."""
+        listing = self._new_listing()
+        try:
+            await self._follow(listing)
+        except ApiError as error:
+            if listing.ended or not self._can_not_stream(listing, error):
+                raise
+            self._paged_until = self._clock() + self._timing.pages
+            self._broken_lists = 0
+            raise _NoListError(error.message) from error
+
+    def _can_not_stream(self, listing: Listing, error: ApiError) -> bool:
+        """Whether the end of a streaming list tells that the server can't do it, or what is between us can't."""
+        if error.status in (400, 422) or isinstance(error, _NoListError):
+            # 422 without the feature, 400 from servers that never heard of it.
+            return True
+        if isinstance(error, SilentError) and listing.begun:
+            # Who passes over what it doesn't know tells all objects, and then nothing.
+            return True
+        broke_off = self.connected and not error.status and self._dropped is None
+        self._broken_lists = self._broken_lists + 1 if broke_off else 0
+        return self._broken_lists >= MOST_BROKEN_LISTS
+
+    async def _follow(self, listing: Listing | None) -> None:
         """Read one watch to its end; with `listing` it begins with a list."""
         lines = Lines()
         seconds = int(self._random.uniform(*self._timing.watch)) or 1
-        # What is silent in the middle of a list has stopped. A watch may be silent for as long as it was asked to last.
-        self._ends = asyncio.get_running_loop().time() + seconds + self._timing.silence
-        try:
-            async with asyncio.timeout(self._timing.silence) as self._deadline:
-                async with self._client.stream(
-                    self.resource.path(self.scope.namespace), self._watch_parameters(listing is not None, seconds)
-                ) as chunks:
-                    self.connected = True
-                    if listing is None:
-                        self._hear(listing=False)
-                        self._be_untroubled("watched again")
-                    async for chunk in chunks:
-                        self._hear(listing is not None)
-                        if not await self._take(lines.take(chunk), listing) and listing is not None:
-                            # The list has ended in this chunk: from here on it may be silent.
-                            listing = None
-                            self._hear(listing=False)
-                        # Chunks may lie ready for as long as a list is; queries are to have their turn.
-                        await asyncio.sleep(0)
-        except TimeoutError as error:
-            if listing and not self._dropped:
-                raise _NoListError("the list has no end") from error
-            reason, self._dropped = self._dropped or "it did not end when it should have", ""
-            raise ApiError(Status(0, "given up", reason)) from error
-        except ApiError as error:
-            # 422 without the feature, 400 from servers that never heard of it.
-            if listing and error.status in (400, 422):
-                raise _NoListError(error.message) from error
-            raise
-        if listing:
+        path, parameters = self.resource.path(self.scope.namespace), self._watch_parameters(listing, seconds)
+        async with (
+            self._within_reason(),
+            self._client.stream(path, parameters, seconds=self._timing.reply) as chunks,
+        ):
+            self.connected = True
+            self._opened = self._clock()
+            self._ends = asyncio.get_running_loop().time() + seconds + self._timing.silence
+            self._hear(listing)
+            if listing is None:
+                self._be_untroubled()
+            async for chunk in chunks:
+                self._hear(listing)
+                await self._take(lines.take(chunk), listing)
+                if listing is not None and listing.ended:
+                    # From here on it may be silent.
+                    listing = None
+                    self._hear(listing)
+                # Chunks may lie ready for as long as a list is; queries are to have their turn.
+                await asyncio.sleep(0)
+        if listing is not None:
             raise ApiError(Status(0, "incomplete", "the watch ended within its list"))
 
-    def _hear(self, listing: bool) -> None:
+    @contextlib.asynccontextmanager
+    async def _within_reason(self) -> AsyncIterator[None]:
+        """What happens in here ends when nothing came for too long, or when it is dropped. Raises ApiError then."""
+        self._dropped = None
+        try:
+            async with asyncio.timeout(None) as self._deadline:
+                yield
+        except TimeoutError as error:
+            raise self._given_up() from error
+        finally:
+            self._deadline = None
+
+    def _given_up(self) -> ApiError:
+        if self._dropped is not None:
+            return ApiError(self._dropped)
+        return SilentError() if self._overdue is SILENT else ApiError(self._overdue)
+
+    def _hear(self, listing: Listing | None) -> None:
+        """Something came: from now on it may be silent for so long.
+
+        What is silent in the middle of a list has stopped. A watch may be silent for as long as it was asked to last.
+        """
         self.heard = self._clock()
         # What was given up stays so, whatever it still says.
-        if self._deadline is not None and not self._deadline.expired() and not self._dropped:
-            now = asyncio.get_running_loop().time()
-            self._deadline.reschedule(now + self._timing.silence if listing else self._ends)
+        if self._deadline is None or self._dropped is not None or self._deadline.expired():
+            return
+        if listing is None:
+            self._overdue = ENDLESS
+            self._deadline.reschedule(self._ends)
+        else:
+            self._overdue = SILENT
+            self._deadline.reschedule(asyncio.get_running_loop().time() + self._timing.silence)
 
-    async def _take(self, lines: Iterable[bytes], listing: _Listing | None) -> bool:
-        """Tell what some lines say. Returns whether the list that they are part of still goes on."""
+    async def _take(self, lines: Iterable[bytes], listing: Listing | None) -> None:
+        """Tell what some lines say."""
         events: list[Event] = []
         try:
             for line in lines:
+                if listing is not None:
+                    listing.begun = True
                 change = self._decode(line, listing)
                 match change:
                     case Added(object=object) | Modified(object=object):
@@ -401,7 +393,7 @@ class Watch:
                         await self._listed(listing, version_of(change.object.metadata.resource_version))
                         listing = None
                     case Bookmark():
-                        self._advance(version_of(change.object.metadata.resource_version))
+                        self.progress.bookmark(version_of(change.object.metadata.resource_version))
                     case Error(object=status):
                         raise ApiError(status)
                 if len(events) >= MOST_EVENTS:
@@ -410,24 +402,23 @@ class Watch:
                     await asyncio.sleep(0)
         finally:
             self._tell(events, listing is None)
-        return listing is not None
 
     async def _list(self) -> None:
         """Read a list by pages: what servers before 1.32 do, and what remains when a watch can't begin with one."""
-        listing = _Listing(self.known)
+        listing = self._new_listing()
         parameters = self.scope.parameters | {"limit": str(PAGE)}
-        first = parameters | self._not_older()
-        page = await self._page(first, listing)
-        while page.metadata.continue_:
-            following = parameters | {"continue": page.metadata.continue_}
-            page = await self._page(following, listing)
-        await self._listed(listing, version_of(page.metadata.resource_version))
+        async with self._within_reason():
+            page = await self._page(parameters | self._not_older(), listing)
+            while page.metadata.continue_:
+                page = await self._page(parameters | {"continue": page.metadata.continue_}, listing)
+            await self._listed(listing, version_of(page.metadata.resource_version))
 
-    async def _page(self, parameters: Mapping[str, str], listing: _Listing) -> Page[Any]:
-        body = await self._client.get(self.resource.path(self.scope.namespace), parameters)
+    async def _page(self, parameters: Mapping[str, str], listing: Listing) -> Page[Any]:
+        path = self.resource.path(self.scope.namespace)
+        body = await self._client.get(path, parameters, seconds=self._timing.reply)
         self.heard = self._clock()
         try:
-            page: Page[Any] = self.resource.page.decode(body)
+            page: Page[Any] = decode(self.resource.page, body)
         except UNREADABLE:
             page = self._page_with_poison(body, listing)
         items = page.items or []
@@ -437,33 +428,33 @@ class Watch:
             await asyncio.sleep(0)
         return page
 
-    def _page_with_poison(self, body: bytes, listing: _Listing) -> Page[Any]:
+    def _page_with_poison(self, body: bytes, listing: Listing) -> Page[Any]:
         """A page of which some object can't be read: the others."""
         try:
-            raw = RAW_PAGE.decode(body)
+            raw = decode(RAW_PAGE, body)
         except UNREADABLE as error:
             raise MalformedError(str(error)) from error
         items = []
         for item in raw.items or ():
             try:
-                items.append(self.resource.object.decode(item))
+                items.append(decode(self.resource.object, item))
             except UNREADABLE as error:
                 try:
-                    self._skip(PARTIAL.decode(item).metadata, listing, str(error))
+                    self._skip(decode(PARTIAL, item).metadata, listing, str(error))
                 except UNREADABLE:
                     self._numbers.increase(metrics.KUBERNETES_SKIPPED, self.resource.kind)
         return Page(raw.metadata, items)
 
-    async def _listed(self, listing: _Listing, version: Version) -> None:
+    async def _listed(self, listing: Listing, version: Version) -> None:
         """The end of a list: what it says otherwise is so, and what it did not name is gone, unless it is older."""
         if version in ("", 0):
             # Nothing could go on from there.
             raise MalformedError("a list without a version")
-        if older(version, self.floor):
+        listing.ended = True
+        if self.progress.is_past(version):
             await self._look_again(version)
-            return
         for batch in listing.batches():
-            current = [each for each in batch if not self._knows_better(_key_of(each), version)]
+            current = [each for each in batch if not self._knows_better(key_of_object(each), version)]
             for each in current:
                 self._know(each)
             self._tell([Put(each) for each in current], False)
@@ -475,10 +466,10 @@ class Watch:
                 self.known.pop(key, None)
             self._tell([Delete(self.resource.kind, *parts_of(key)) for key in some], False)
             await asyncio.sleep(0)
-        self._stale_before, self._too_large = "", 0
-        self._removed.clear()
-        self._resume = self.floor = self._told = version
-        self._be_untroubled("the list was read")
+        self.poisoned = listing.poisoned
+        self.progress.listed(version)
+        self._broken_lists = 0
+        self._be_untroubled()
         self._be_synced()
 
     def _knows_better(self, key: str, version: Version) -> bool:
@@ -487,45 +478,33 @@ class Watch:
         return held is not None and older(version, held)
 
     async def _look_again(self, version: Version) -> None:
-        """A list from the past: a server that is behind, or a history that was set back (etcd from a backup).
-
-        Only if another list, some seconds later, says so too is the past what holds now.
-        """
-        floor = self.floor
-        if self._stale_before == "":
-            self._stale_before = version
-            await asyncio.sleep(self._timing.second_look)
-        else:
+        """A list from the past: nothing of it is told. Raises _StaleError, at once or after some seconds."""
+        floor = self.progress.floor
+        if self.progress.from_the_past(version):
             log.error("%s: the API's history was set back, from %s to %s", self.label, floor, version)
-            self._stale_before, self.floor = "", ""
             # The same number now may mean another state, so every object counts as changed.
             self.known = dict.fromkeys(self.known, "")
             self.relist("set_back")
+        else:
+            await asyncio.sleep(self._timing.second_look)
         raise _StaleError(version, floor)
 
-    def _watch_parameters(self, listing: bool, seconds: int) -> dict[str, str]:
+    def _watch_parameters(self, listing: Listing | None, seconds: int) -> dict[str, str]:
         parameters = self.scope.parameters | {
             "watch": "true",
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(seconds),
         }
-        if not listing:
-            return parameters | {"resourceVersion": str(self._resume)}
+        if listing is None:
+            return parameters | {"resourceVersion": str(self.progress.resume)}
         not_older = self._not_older() or {"resourceVersionMatch": "NotOlderThan"}
         return parameters | {"sendInitialEvents": "true"} | not_older
 
     def _not_older(self) -> dict[str, str]:
-        """What a list is asked for: nothing older than we know, or, where that leads nowhere, what etcd has now."""
-        if self.floor == "" or self._too_large >= MOST_TOO_LARGE or self._stale_before != "":
-            return {}
-        return {"resourceVersion": str(self.floor), "resourceVersionMatch": "NotOlderThan"}
+        version = self.progress.not_older
+        return {} if version == "" else {"resourceVersion": str(version), "resourceVersionMatch": "NotOlderThan"}
 
     # Objects
-
-    def has_been_at(self, version: Version) -> None:
-        """Somebody has seen the server at this version: nothing older is the present."""
-        if self.floor == "" or older(self.floor, version):
-            self.floor = version
 
     def put_right(self, found: Iterable[Object], gone: Iterable[tuple[str, Version]]) -> list[str]:
         """Take in at one moment what an audit has found, and what is gone, at which version.
@@ -535,27 +514,27 @@ class Watch:
         events: list[Event] = []
         keys: list[str] = []
         for object in found:
-            key, version = _key_of(object), version_of(object.metadata.resource_version)
+            key, version = key_of_object(object), version_of(object.metadata.resource_version)
             if self.known.get(key) != version:
                 self._know(object)
-                self.has_been_at(version)
+                self.progress.seen_at(version)
                 events.append(Put(object))
                 keys.append(key)
         for key, version in gone:
             del self.known[key]
-            self._removed[key] = version
+            self.progress.taken_out(key, version)
             events.append(Delete(self.resource.kind, *parts_of(key)))
             keys.append(key)
         self._tell(events, False)
         return keys
 
-    def _decode(self, line: bytes, listing: _Listing | None) -> object:
+    def _decode(self, line: bytes, listing: Listing | None) -> object:
         try:
-            return self.resource.change.decode(line)
+            return decode(self.resource.change, line)
         except UNREADABLE as error:
             why = str(error)
         try:
-            unknown = UNKNOWN.decode(line)
+            unknown = decode(UNKNOWN, line)
         except UNREADABLE:
             self._skip_nameless(line)
             return None
@@ -565,89 +544,64 @@ class Watch:
     def _skip_nameless(self, line: bytes) -> None:
         """A change of nobody knows what. What is no change at all may stand for any number of them."""
         try:
-            SHAPELESS.decode(line)
+            decode(SHAPELESS, line)
         except UNREADABLE as error:
             raise MalformedError(str(error)) from error
         self._numbers.increase(metrics.KUBERNETES_SKIPPED, self.resource.kind)
 
-    def _skip(self, metadata: Named, listing: _Listing | None, why: str) -> None:
+    def _skip(self, metadata: Named, listing: Listing | None, why: str) -> None:
         """An object that we can't read: what we had of it stays as it was, and nobody else's suffers."""
-        key = key_of(metadata.namespace, metadata.name)
-        if listing is not None:
-            listing.unseen.discard(key)
+        key, version = key_of(metadata.namespace, metadata.name), version_of(metadata.resource_version)
         if key in self.known:
-            self.known[key] = version_of(metadata.resource_version)
-        if listing is None:
-            self._advance(version_of(metadata.resource_version))
+            self.known[key] = version
+        if listing is not None:
+            listing.poison(key)
+        else:
+            self.progress.bookmark(version)
         self._numbers.increase(metrics.KUBERNETES_SKIPPED, self.resource.kind)
-        if key not in self.poisoned and len(self.poisoned) < 1000:
-            self.poisoned.add(key)
+        if key not in self.poisoned and self._named < MOST_NAMED:
+            self._named += 1
             log.warning("%s %s is passed over: %s", self.resource.kind, key, why)
+        self.poisoned.add(key)
 
-    def _put(self, object: Object, listing: _Listing | None) -> Iterable[Event]:
-        metadata = object.metadata
-        key = key_of(metadata.namespace, metadata.name)
-        version = version_of(metadata.resource_version)
+    def _put(self, object: Object, listing: Listing | None) -> Iterable[Event]:
+        key, version = key_of_object(object), version_of(object.metadata.resource_version)
         held = self.known.get(key)
         self._received += 1
         if listing is not None:
             late = not listing.names(key, version)
         else:
-            # What we don't know any more has gone; told again from before its end it would come back.
-            late = older(version, self._told if held is None else held) or older(version, self._removed.get(key, ""))
-            self._tell_up_to(version)
+            late = self.progress.is_late(version, key, held)
+            self.progress.event(version)
         # A list that isn't from the past is right about what is older, too.
         if late or (version == held and version != ""):
             return ()
         if listing is not None and not listing.at_once:
-            listing.changed[key] = object
+            listing.hold(key, object)
             return ()
         self._know(object)
         return (Put(object),)
 
     def _know(self, object: Object) -> None:
-        metadata = object.metadata
-        key = key_of(metadata.namespace, metadata.name)
-        self.known[key] = version_of(metadata.resource_version)
+        key = key_of_object(object)
+        self.known[key] = version_of(object.metadata.resource_version)
         self.poisoned.discard(key)
         self._numbers.increase(metrics.KUBERNETES_EVENTS, self.resource.kind, "put")
 
-    def _delete(self, metadata: Named, listing: _Listing | None) -> Iterable[Event]:
-        key = key_of(metadata.namespace, metadata.name)
-        version = version_of(metadata.resource_version)
-        if listing is not None and not listing.at_once:
-            if listing.names(key, version) and key in self.known:
-                listing.unseen.add(key)
-            return ()
-        self._tell_up_to(version)
+    def _delete(self, metadata: Named, listing: Listing | None) -> Iterable[Event]:
+        key, version = key_of(metadata.namespace, metadata.name), version_of(metadata.resource_version)
+        if listing is not None:
+            listing.poisoned.discard(key)
+            if not listing.at_once:
+                if listing.names(key, version) and key in self.known:
+                    listing.unseen.add(key)
+                return ()
+        self.progress.event(version)
         self._received += 1
+        self.poisoned.discard(key)
         held = self.known.get(key)
         if held is None or older(version, held):
             return ()
         del self.known[key]
         self._numbers.increase(metrics.KUBERNETES_EVENTS, self.resource.kind, "delete")
         return (Delete(self.resource.kind, metadata.namespace, metadata.name),)
-
-    def _tell_up_to(self, version: Version) -> None:
-        """An event of this version: the server tells them in order."""
-        if not older(version, self._told):
-            self._told = version
-        self._advance(version)
-
-    def _advance(self, version: Version) -> None:
-        """The place in the server's history that we have reached; it never goes back."""
-        if version == "" or self._resume == "" or older(version, self._resume):
-            return
-        self._resume = self.floor = version
-        self._too_large = 0
-
-
-def _key_of(object: Object) -> str:
-    return key_of(object.metadata.namespace, object.metadata.name)
-
-
-def _owner(object: Object) -> tuple[str, str]:
-    """The service that an object belongs to, as far as it belongs to any."""
-    metadata = object.metadata
-    name = object.service if isinstance(object, EndpointSlice) else metadata.name
-    return metadata.namespace, name or ""

@@ -216,7 +216,7 @@ def test_an_api_server_that_falls_silent_and_goes_on(
             shop.expect_all(cold)
             seen(cold)
             assert cold.get("/ready") == (200, "OK")
-        server.says("the API server speaks again")
+        server.says("watched again")
         shop.change(2)(server)
 
 

@@ -19,7 +19,8 @@ import pytest
 from kdns.kubernetes.api import ApiSource, Wanted
 from kdns.kubernetes.audit import audit
 from kdns.kubernetes.changes import key_of
-from kdns.kubernetes.client import Client, in_cluster
+from kdns.kubernetes.client import Client
+from kdns.kubernetes.credentials import in_cluster
 from kdns.kubernetes.objects import Delete, Event, Put, Synced
 from kdns.metrics import Metrics
 from tests.cluster import control_plane

@@ -277,15 +277,27 @@ def label_matcher(text: str) -> Matcher:
     return lambda version: all(term(version.labels) for term in terms)
 
 
+_FIELD_TERM = re.compile(r"(?P<name>[\w.]+)(?P<operator>==?|!=)(?P<value>.*)")
+_FIELDS: dict[str, Callable[[Version], str]] = {
+    "metadata.name": lambda version: version.key[1],
+    "metadata.namespace": lambda version: version.key[0],
+    # Of pods, and only CoreDNS asks for it.
+    "status.phase": lambda version: msgspec.json.decode(version.item).get("status", {}).get("phase", ""),
+}
+
+
 def field_matcher(text: str) -> Matcher:
-    """The objects that a `fieldSelector` means: by name, by namespace. Raises ValueError."""
-    wanted = []
-    for part in filter(None, text.split(",")):
-        name, _, value = part.replace("==", "=").partition("=")
-        if name not in ("metadata.name", "metadata.namespace"):
-            raise ValueError(f"field label not supported: {name}")
-        wanted.append((1 if name == "metadata.name" else 0, value))
-    return lambda version: all(version.key[position] == value for position, value in wanted)
+    """The objects that a `fieldSelector` means: by name, by namespace, by phase. Raises ValueError."""
+    terms = [_field_term(part) for part in filter(None, text.split(","))]
+    return lambda version: all(term(version) for term in terms)
+
+
+def _field_term(part: str) -> Matcher:
+    term = _FIELD_TERM.fullmatch(part)
+    if term is None or term["name"] not in _FIELDS:
+        raise ValueError(f"field label not supported: {term['name'] if term else part}")
+    value_of, is_wanted = _FIELDS[term["name"]], term["operator"] != "!="
+    return lambda version: (value_of(version) == term["value"]) is is_wanted
 
 
 def _terms(text: str) -> Iterator[Callable[[Mapping[str, str]], bool]]:

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from kdns.kubernetes import client
 from kdns.kubernetes.api import Wanted
-from kdns.kubernetes.client import Source, at_endpoint, in_cluster
+from kdns.kubernetes.credentials import Credentials, Source, at_endpoint, from_kubeconfig, in_cluster
 from tests import needs
 from tests.cluster.authority import Authority
 from tests.faults.fake import HOST, Fake
@@ -24,6 +25,7 @@ from tests.faults.patience import always, eventually
 from tests.faults.trial import FAST, Trial, row, trial
 from tests.faults.wire import End
 from tests.faults.world import WEB
+from tests.kubeconfig import write_kubeconfig
 
 # A client that lives a hundred times as fast looks at its files every 0.3 s.
 HURRY = 100.0
@@ -161,6 +163,99 @@ async def test_w12_a_token_file_that_is_away_for_a_moment(seed: int, make_accoun
         await it.in_step()
 
 
+class Plugin:
+    """Credentials that take their time, as those do that another program fetches; `runs` counts."""
+
+    def __init__(self, *seconds: float) -> None:
+        self.runs = 0
+        self._seconds = seconds
+        self._fetched = False
+
+    def source(self, fake: Fake) -> Source:
+        async def read(refused: bool) -> Credentials:
+            if refused or not self._fetched:
+                seconds = self._seconds[min(self.runs, len(self._seconds) - 1)]
+                self.runs += 1
+                await asyncio.sleep(seconds)
+                self._fetched = True
+            return Credentials(fake.url, token=f"token-{self.runs}")
+
+        return read
+
+
+@row
+async def test_w12_waiting_for_credentials_is_no_silence_of_the_server(seed: int) -> None:
+    plugin = Plugin(FAST.silence * 3)
+    async with trial(seed, started=False, credentials=plugin.source) as it:
+        it.start()
+        await always(lambda: not it.source.suspect, FAST.silence * 2.5)
+        await it.synced()
+        assert it.count("kdns_kubernetes_failures_total") == 0
+        assert it.fake.asked("list") == []
+        assert plugin.runs == 1
+
+
+@row
+async def test_w12_signs_of_life_need_no_new_credentials(seed: int) -> None:
+    plugin = Plugin(0.0, FAST.silence * 3)
+    async with trial(seed, credentials=plugin.source) as it:
+        it.fake.tokens = {"token-2"}
+        it.fake.cut()
+        await eventually(lambda: plugin.runs == 2)
+        began = it.fake.requests[-1].time
+        await always(lambda: not it.source.suspect, FAST.silence * 2.5)
+        probes = [each for each in it.fake.asked(after=began) if each.path == "/version"]
+        assert len(probes) >= 3
+        await it.churn(10)
+        await it.in_step(10)
+        # Once for all who were refused.
+        assert plugin.runs == 2
+
+
+@row
+async def test_w12_credentials_that_never_come_are_said_and_asked_for_once(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "MOST_CREDENTIAL_WAIT_SECONDS", 0.1)
+    plugin = Plugin(2.0)
+    async with trial(seed, started=False, credentials=plugin.source) as it:
+        it.start()
+        await eventually(lambda: all("no credentials: the credentials could not" in each for each in it.source.missing))
+        assert it.fake.requests == []
+        await it.synced()
+        assert plugin.runs == 1
+
+
+@row
+async def test_w12_a_plugin_that_hangs_is_given_up_in_the_end(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "MOST_CREDENTIAL_SECONDS", 0.3)
+    plugin = Plugin(3600.0, 0.0)
+    async with trial(seed, started=False, credentials=plugin.source) as it:
+        it.start()
+        await it.synced()
+        assert plugin.runs == 2
+
+
+@row
+async def test_w12_a_new_token_file_of_a_kubeconfig_is_used_before_the_old_one_ends(seed: int, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("first")
+
+    def source(fake: Fake) -> Source:
+        return from_kubeconfig(str(write_kubeconfig(tmp_path / "kubeconfig", fake.url, {"tokenFile": "token"})))
+
+    async with trial(seed, credentials=source, credential_clock=hurried) as it:
+        it.fake.tokens = {"first", "second"}
+        (tmp_path / "token").write_text("second")
+        # A minute of the client's time.
+        await asyncio.sleep(60 / HURRY)
+        began = asyncio.get_running_loop().time()
+        it.fake.tokens = {"second"}
+        it.fake.cut()
+        await it.churn(10)
+        await it.in_step()
+        assert {each.token for each in it.fake.asked(after=began)} == {"second"}
+
+
 # W13 · rights
 
 
@@ -257,6 +352,22 @@ async def test_w14_a_bundle_of_old_and_new_before_the_server_changes(
         it.fake.cut(End.FIN)
         await it.churn(10)
         await it.in_step()
+
+
+@row
+async def test_w14_watches_go_on_however_often_the_authority_changes(
+    seed: int, make_account: Callable[[], Account]
+) -> None:
+    account = make_account()
+    async with trial(seed, tls=account.tls, credentials=account.source, credential_clock=hurried) as it:
+        first = account.authority.certificate.read_text()
+        for number in range(4):
+            account.write("ca.crt", f"# {number}\n{first}")
+            await asyncio.sleep(60 / HURRY)
+            await it.churn(5)
+            await it.in_step()
+        assert len(it.fake.asked("watch")) == 3
+        assert it.count("kdns_kubernetes_failures_total") == 0
 
 
 @row

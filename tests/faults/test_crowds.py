@@ -14,13 +14,15 @@ import msgspec
 import pytest
 
 from kdns.kubernetes.api import ApiSource, Wanted
-from kdns.kubernetes.client import Client, Credentials, Source, at_endpoint
+from kdns.kubernetes.client import Client
 from kdns.kubernetes.cluster import Cluster
+from kdns.kubernetes.credentials import Credentials, Source, at_endpoint
 from kdns.kubernetes.objects import Event
 from kdns.metrics import Metrics
 from tests.faults.fake import Fake, api_server
 from tests.faults.patience import eventually
 from tests.faults.remote import remote
+from tests.faults.rows import begins
 from tests.faults.store import endpoint_slice, service
 from tests.faults.trial import FAST, row, trial
 from tests.faults.world import World
@@ -196,17 +198,18 @@ async def test_w28_a_herd_comes_back_scattered_and_asks_no_more_than_it_needs(se
             await asyncio.sleep(1.5)
             told = len(fake.requests)
             await fake.accept()
-            await eventually(lambda: len(fake.watches) == INSTANCES * KINDS, 20)
+
+            def begun() -> Counter[tuple[str, str]]:
+                lists = (each for each in fake.requests[told:] if each.resource and begins(each))
+                return Counter((each.token, each.resource) for each in lists)
+
+            # One list of each kind where the history is gone, and none where it isn't. A watch that is being told that
+            # it is gone is a watch, too, for a moment.
+            expected = INSTANCES * KINDS if forgotten else 0
+            await eventually(lambda: len(fake.watches) == INSTANCES * KINDS and len(begun()) >= expected, 20)
             await asyncio.sleep(0.2)
             came = [each for each in fake.requests[told:] if each.resource]
-            begun = Counter(
-                (each.token, each.resource)
-                for each in came
-                if each.verb == "list" or "sendInitialEvents" in each.parameters
-            )
-            # One list of each kind where the history is gone, and none where it isn't.
-            assert set(begun.values()) <= {1}
-            assert len(begun) == (INSTANCES * KINDS if forgotten else 0)
+            assert (set(begun().values()) <= {1}, len(begun())) == (True, expected)
             # No more than a part of them within any tenth of a second.
             first = {(each.token, each.resource): each.time for each in reversed(came)}
             tenths = Counter(int(time * 10) for time in first.values())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from tests.faults import faults, statuses
@@ -196,6 +197,58 @@ async def test_w06_a_server_without_streaming_lists_is_listed(seed: int, refuses
 
 
 @row
+async def test_w06_a_streaming_list_that_was_silent_once_is_asked_for_again(seed: int) -> None:
+    async with trial(seed, started=False) as it:
+        silent = it.fake.on("watch", "", faults.only_headers, times=3, where=begins)
+        it.start()
+        await it.synced()
+        assert silent.met == 3
+        assert it.fake.asked("list") == []
+        await it.churn(10)
+
+
+BREAKING = {
+    "silent": faults.only_headers,
+    "ended": faults.ends_after(2),
+    "reset": faults.ends_after(2, End.RESET),
+}
+
+
+@row
+@pytest.mark.parametrize("how", BREAKING)
+async def test_w06_streaming_lists_that_never_come_to_their_end_give_way_to_pages(seed: int, how: str) -> None:
+    async with trial(seed, started=False) as it:
+        rule = it.fake.on("watch", "services", BREAKING[how], times=None, where=begins)
+        it.start()
+        await it.synced(10)
+        assert rule.met == 3
+        assert [each.resource for each in it.fake.asked("list")] == ["services"]
+        await it.churn(10)
+
+
+@row
+async def test_w06_streaming_lists_are_tried_again_after_a_while(seed: int) -> None:
+    # The server is upgraded meanwhile, or a feature gate is opened.
+    async with trial(seed, msgspec.structs.replace(FAST, pages=1.0), started=False) as it:
+        it.fake.on("watch", "", faults.no_watch_list(), times=None)
+        it.start()
+        await it.synced()
+        it.fake.heal()
+
+        async def list_again() -> list[str]:
+            lists = lambda: [each.verb for each in beginnings(it) if each.resource == "services"]  # noqa: E731
+            before = len(lists())
+            # Once there is a watch to hear it.
+            await eventually(lambda: it.fake.say("services", expired()))
+            await eventually(lambda: len(lists()) > before)
+            return lists()
+
+        assert await list_again() == ["watch", "list", "list"]
+        await asyncio.sleep(1.0)
+        assert await list_again() == ["watch", "list", "list", "watch"]
+
+
+@row
 async def test_w06_pages(seed: int) -> None:
     async with trial(seed, started=False) as it:
         bulk(it, 1700)
@@ -239,6 +292,42 @@ async def test_w23_a_list_that_comes_slowly_is_waited_for(seed: int, streaming: 
         await it.churn(20)
         await it.in_step(10)
         assert it.count("kdns_kubernetes_failures_total", kind="Service", status="none") <= (0 if streaming else 1)
+
+
+@row
+async def test_w23_a_page_on_a_connection_that_has_died_is_asked_for_anew(seed: int) -> None:
+    async with trial(seed, started=False) as it:
+        bulk(it, 1200)
+        it.fake.on("watch", "", faults.no_watch_list(), times=None)
+
+        async def dying(request: Request, reply: object) -> object:
+            # As when a balancer keeps it open towards us and has forgotten where it led.
+            it.fake.vanish()
+            return reply
+
+        dead = it.fake.on("list", "services", dying, where=lambda each: "continue" in each.parameters)  # type: ignore[arg-type]
+        it.start()
+        await it.synced()
+        assert dead.met == 1
+
+
+@row
+async def test_w23_a_page_of_a_server_that_falls_silent_is_given_up_with_all_else(seed: int) -> None:
+    # A page may take its time; what has no other sign of life either may not.
+    async with trial(seed, msgspec.structs.replace(FAST, reply=30.0), started=False) as it:
+        bulk(it, 1200)
+        it.fake.on("watch", "", faults.no_watch_list(), times=None)
+
+        async def stopping(request: Request, reply: object) -> object:
+            it.fake.stall()
+            return reply
+
+        it.fake.on("list", "services", stopping, where=lambda each: "continue" in each.parameters)  # type: ignore[arg-type]
+        it.start()
+        services = next(each for each in it.source.watches if each.resource.kind == "Service")
+        await eventually(lambda: "the API server has fallen silent" in services.trouble, 3)
+        it.fake.go_on()
+        await it.synced()
 
 
 def only(event: Event) -> Callable[[faults.Parts], faults.Parts]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
 from tests.faults import faults
@@ -11,6 +13,40 @@ from tests.faults.rows import RESOURCES, each_kind
 from tests.faults.store import endpoint_slice, external, service
 from tests.faults.trial import AUDITING, row, trial
 from tests.faults.world import SUFFIX
+
+# What became of a change, and when
+
+
+@row
+async def test_the_time_from_a_change_to_its_answer_is_measured_for_every_kind_of_service(seed: int) -> None:
+    now = 1_700_000_000.0
+    managed, written = "endpointslice.kubernetes.io/managed-by", "endpoints.kubernetes.io/last-change-trigger-time"
+    makers = {"with": "endpointslice-controller.k8s.io", "without": "endpointslicemirroring-controller.k8s.io"}
+    async with trial(seed, clock=lambda: now) as it:
+
+        def ago(seconds: float) -> str:
+            return datetime.fromtimestamp(now - seconds, UTC).isoformat().replace("+00:00", "Z")
+
+        def change(name: str, address: str, maker: str, began: str | None) -> None:
+            part = endpoint_slice("shop", f"{name}-0", name, [address])
+            part["metadata"]["labels"][managed] = maker
+            part["metadata"]["annotations"] = {} if began is None else {written: began}
+            it.fake.store.put("services", service("shop", name, "10.96.99.1" if name == "web2" else "None"))
+            it.fake.store.put("endpointslices", part)
+
+        change("web2", "10.9.9.1", makers["with"], ago(0.5))
+        change("one", "10.9.9.2", makers["with"], ago(0.25))
+        change("two", "10.9.9.3", makers["without"], ago(2.0))
+        change("three", "10.9.9.4", "somebody", ago(4.0))
+        # Who says nothing of when it began, or nothing that is a time, isn't measured.
+        change("four", "10.9.9.5", makers["without"], None)
+        change("five", "10.9.9.6", makers["with"], "yesterday")
+        await it.in_step()
+        metric = "coredns_kubernetes_dns_programming_duration_seconds"
+        kinds = ("cluster_ip", "headless_with_selector", "headless_without_selector")
+        assert [it.count(f"{metric}_count", service_kind=kind) for kind in kinds] == [1, 1, 2]
+        assert [it.count(f"{metric}_sum", service_kind=kind) for kind in kinds] == [0.5, 0.25, 6.0]
+
 
 # W18, W19, W20, W21 · orders of events
 
@@ -233,6 +269,49 @@ async def test_w26_without_metadata(seed: int, way: str) -> None:
             # No key is known of it, so it can't be compared.
             it.fake.store.objects["services"].pop(("shop", "poison"))
         await it.churn(20)
+        await it.in_step()
+
+
+@row
+@pytest.mark.parametrize("way", ["watch", "list", "streaming list"])
+@pytest.mark.parametrize("readable", [True, False])
+async def test_w26_an_object_that_nests_without_end_costs_no_list(seed: int, way: str, readable: bool) -> None:
+    deep = b'{"a":[' * 20_000 + b"1" + b"]}" * 20_000
+    async with trial(seed) as it:
+        if way == "list":
+            it.fake.on("watch", "", faults.no_watch_list(), times=None)
+        number = b'"resourceVersion":"%d"' % (it.fake.store.number + 1)
+        spec = b'"clusterIP":"10.96.99.1","ports":' + (b"null" if readable else deep)
+        metadata = b'{"name":"deep","namespace":"shop",%s,"managedFields":%s}' % (number, deep)
+        it.fake.store.poison("services", ("shop", "deep"), b'{"metadata":%s,"spec":{%s}}' % (metadata, spec))
+        if way != "watch":
+            it.fake.say("services", expired())
+            it.fake.store.compact()
+        await it.churn(20)
+        await it.in_step()
+        # Where DNS reads nothing of it, it is an object like others.
+        answer = ("NOERROR", frozenset(["10.96.99.1"])) if readable else ("NXDOMAIN", frozenset[str]())
+        assert it.ask(f"deep.shop.{SUFFIX}", "A") == answer
+        assert bool(it.count("kdns_kubernetes_objects_skipped_total")) is not readable
+        assert it.relists("malformed") == 0
+
+
+@row
+async def test_w26_ever_new_names_of_objects_that_cannot_be_read_are_forgotten_with_them(seed: int) -> None:
+    async with trial(seed, AUDITING) as it:
+        services = next(each for each in it.source.watches if each.resource.kind == "Service")
+        for number in range(30):
+            bad = {"metadata": {"name": f"bad{number}", "namespace": "shop"}, "spec": "broken"}
+            it.fake.store.put("services", bad)
+            if number % 3:
+                it.fake.store.delete("services", "shop", f"bad{number}")
+        await eventually(lambda: len(services.poisoned) == 10)
+        it.fake.refuse()
+        for number in range(0, 30, 6):
+            it.fake.store.delete("services", "shop", f"bad{number}")
+        it.fake.store.compact()
+        await it.fake.accept()
+        await eventually(lambda: len(services.poisoned) == 5)
         await it.in_step()
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 
 import pytest
 
 from tests.faults import faults
 from tests.faults.api import expired
+from tests.faults.fake import HOST
 from tests.faults.patience import always, eventually
 from tests.faults.rows import RESOURCES, beginnings, begins
 from tests.faults.trial import FAST, row, trial
@@ -66,6 +68,25 @@ async def test_w11_a_server_that_refuses_connections_is_tried_ever_less_often(se
         began = it.fake.requests[-1].time
         await it.in_step()
         assert beginnings(it, began) == []
+
+
+@row
+async def test_w11_an_outage_is_told_once_for_all_that_it_meets(seed: int, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "kdns.plugin.kubernetes")
+    kinds = "(namespaces|services|endpointslices)"
+    async with trial(seed) as it:
+        it.fake.refuse()
+        await always(lambda: not it.source.connected or it.fake.watches, 2.5)
+        await it.fake.accept()
+        await eventually(lambda: "watched again" in caplog.text, 10)
+        told = [record.getMessage() for record in caplog.records]
+        assert [re.sub(f"{kinds}, {kinds}, {kinds}", "all", each) for each in told] == [
+            f"all: not reached: {HOST}:{it.fake.port}: Connection refused",
+            "all: watched again",
+        ]
+        # Each has failed, and is counted by itself.
+        for kind in ("Namespace", "Service", "EndpointSlice"):
+            assert it.count("kdns_kubernetes_failures_total", kind=kind) >= 2
 
 
 # W24 · clocks

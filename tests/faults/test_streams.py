@@ -9,8 +9,10 @@ import asyncio
 import json
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
+from kdns.kubernetes import watch
 from kdns.kubernetes.watch import Timing
 from tests.faults import faults
 from tests.faults.api import expired
@@ -233,6 +235,21 @@ async def test_w09_a_server_that_falls_silent_is_noticed_and_taken_up_again(seed
 def test_w09_twenty_seconds_are_enough_to_notice_silence() -> None:
     timing = Timing()
     assert timing.probe + 2 * timing.probe_reply <= 20
+    # A connection that dies by itself, whatever is asked on it.
+    assert timing.reply <= 20
+    assert timing.silence <= 20
+
+
+@row
+async def test_w09_a_silent_server_is_asked_ever_less_often(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Whoever waits for an answer for longer than a stream has to live has had no stream.
+    monkeypatch.setattr(watch, "LIVED_SECONDS", 0.1)
+    async with trial(seed, msgspec.structs.replace(FAST, first_pause=0.8, longest_pause=30.0)) as it:
+        it.fake.stall()
+        await asyncio.sleep(3.0)
+        assert it.count("kdns_kubernetes_failures_total", kind="Service") <= 3
+        it.fake.go_on()
+        await it.in_step(10)
 
 
 @row

@@ -39,8 +39,10 @@ from kdns import corefile
 from kdns.app import build
 from kdns.chain import Process
 from kdns.kubernetes.api import ApiSource, Wanted
-from kdns.kubernetes.client import Client, Source, at_endpoint
+from kdns.kubernetes.changes import decode
+from kdns.kubernetes.client import Client
 from kdns.kubernetes.cluster import Cluster, Port
+from kdns.kubernetes.credentials import Source, at_endpoint
 from kdns.kubernetes.objects import EndpointSlice, Event, Namespace, Pod, Put, Service, Synced
 from kdns.kubernetes.watch import Timing
 from kdns.metrics import Metrics
@@ -59,6 +61,7 @@ FAST = Timing(
     first_pause=0.02,
     longest_pause=0.3,
     watch=(5, 10),
+    reply=0.5,
     silence=0.5,
     probe=0.15,
     probe_reply=0.15,
@@ -83,7 +86,12 @@ COREFILE = """
 }
 """
 
-_TYPES = {"namespaces": Namespace, "services": Service, "endpointslices": EndpointSlice, "pods": Pod}
+_DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
+    "namespaces": msgspec.json.Decoder(Namespace),
+    "services": msgspec.json.Decoder(Service),
+    "endpointslices": msgspec.json.Decoder(EndpointSlice),
+    "pods": msgspec.json.Decoder(Pod),
+}
 
 
 class Trial:
@@ -251,7 +259,7 @@ class Trial:
                 if self.wanted.namespaces and (version.key[0] or version.key[1]) not in self.wanted.namespaces:
                     continue
                 with contextlib.suppress(msgspec.MsgspecError):
-                    cluster.apply(Put(msgspec.json.decode(version.item, type=_TYPES[plural])))
+                    cluster.apply(Put(decode(_DECODERS[plural], version.item)))
         return _lines(cluster)
 
     def check_requests(self) -> None:
