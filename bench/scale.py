@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import statistics
@@ -44,6 +45,7 @@ COREFILE = """\
         pods {pods}
         fallthrough in-addr.arpa ip6.arpa
         ttl 30
+        {options}
     }}
     prometheus 127.0.0.1:{metrics}
     forward . 127.0.0.1:9 {{
@@ -64,6 +66,8 @@ A, PTR = 1, 12
 POLL_SECONDS = 0.005
 SETTLE_SECONDS = 10.0
 PATIENCE_SECONDS = 60.0
+# A watch that goes on in a past without events is told of by the next audit only.
+AUDIT_SECONDS = 400.0
 BURST_SECONDS = 10.0
 WRITERS, THREADS = 2, 4
 # Changes of one transaction where they go straight to etcd.
@@ -106,11 +110,13 @@ def holds(reply: bytes, address: str) -> bool:
 class Server:
     """A server of DNS in a pod's place, for as long as the block lasts."""
 
-    def __init__(self, pod: Pod, program: str, pods: str = "insecure") -> None:
+    def __init__(self, pod: Pod, program: str, pods: str = "insecure", options: str = "") -> None:
         self.port, health, ready, self._metrics = (free_port() for _ in range(4))
         self._corefile = pod.folder / f"Corefile-{self.port}"
         self._corefile.write_text(
-            COREFILE.format(port=self.port, health=health, ready=ready, metrics=self._metrics, pods=pods)
+            COREFILE.format(
+                port=self.port, health=health, ready=ready, metrics=self._metrics, pods=pods, options=options
+            )
         )
         self._said = pod.folder / f"said-{self.port}"
         line = [*pod.enter, program, "-conf", str(self._corefile)]
@@ -222,10 +228,7 @@ class Bench:
                 server.forget_peak()
                 before = server.metric("kdns_kubernetes_relists_total")
                 self._lose_history()
-                deadline = time.monotonic() + PATIENCE_SECONDS
-                while not self._shows_change(server):
-                    assert time.monotonic() < deadline, server.said
-                    time.sleep(0.05)
+                self._wait(server, lambda: self._shows_change(server))
                 time.sleep(SETTLE_SECONDS)
                 relists = server.metric("kdns_kubernetes_relists_total") - before
                 self._show_memory(server, f"relist {number + 1} ({relists:.0f} kinds)")
@@ -241,12 +244,72 @@ class Bench:
         populated.put_into_etcd(self.plane._etcd_url, {"/kdns/bench": str(time.time()).encode()})
         self.plane.api_server.start(wait=False)
         self.plane.api_server.wait_ready(populated.START_SECONDS)
+        self._change()
+
+    def _change(self) -> None:
+        """Change something that `_shows_change` then looks for."""
         self._changed = f"10.250.{time.time_ns() >> 30 & 255}.{time.time_ns() >> 20 & 255}"
         path, body = _changed_slice(self.headless[0], self._changed)
         self.plane.api.raw("PUT", path, body)
 
     def _shows_change(self, server: Server) -> bool:
         return holds(server.asker.ask(self.headless[0].fqdn), self._changed)
+
+    def snapshot(self) -> None:
+        """A start from the last known state while the API doesn't answer, and then the API's own."""
+        file = self.pod.folder / "snapshot.json"
+        options = f"snapshot {file} 1s"
+        with self._serving(options) as server:
+            server.first(self.ordinary.fqdn, self.address)
+            self._wait(server, file.exists)
+            time.sleep(SETTLE_SECONDS)
+            self._show_memory(server, f"with a snapshot of {file.stat().st_size / 1e6:.0f} MB")
+        # Its kernel takes in connections; nobody says a word.
+        self.plane.api_server.stop()
+        try:
+            with self._serving(options) as server:
+                wall, cpu = server.first(self.ordinary.fqdn, self.address)
+                time.sleep(SETTLE_SECONDS)
+                print(f"snapshot: first right answer after {wall:.2f} s, CPU {cpu:.2f} s, without the API")
+                self._show_memory(server, "from the snapshot")
+                server.forget_peak()
+                self.plane.api_server.cont()
+                self._wait(server, lambda: server.metric("kdns_kubernetes_synced") == 1)
+                time.sleep(SETTLE_SECONDS)
+                self._show_memory(server, "once the API was read")
+        finally:
+            self.plane.api_server.cont()
+
+    def setback(self) -> None:
+        """etcd is restored from a backup, and all that was seen since then has never been."""
+        with self._serving() as server:
+            server.first(self.ordinary.fqdn, self.address)
+            # What the API server itself writes at its start must not make up for it.
+            for _ in range(2000):
+                self._change()
+            self._wait(server, lambda: self._shows_change(server))
+            time.sleep(SETTLE_SECONDS)
+            server.forget_peak()
+            self.plane.api_server.kill()
+            self.plane.etcd.terminate()
+            shutil.rmtree(self.plane.folder / "etcd")
+            shutil.copytree(self.given.cache / self.size.folder, self.plane.folder / "etcd")
+            self.plane.etcd.start()
+            self.plane.api_server.start(wait=False)
+            self.plane.api_server.wait_ready(populated.START_SECONDS)
+            began = time.monotonic()
+            # What was changed since the backup has never been.
+            self._wait(server, lambda: not self._shows_change(server), AUDIT_SECONDS)
+            print(f"setback: all is as it was {time.monotonic() - began:.0f} s after the API came back")
+            time.sleep(SETTLE_SECONDS)
+            relists = server.metric("kdns_kubernetes_relists_total")
+            self._show_memory(server, f"the slices' history set back ({relists:.0f} lists)")
+
+    def _wait(self, server: Server, check: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
+        deadline = time.monotonic() + seconds
+        while not check():
+            assert time.monotonic() < deadline, server.said
+            time.sleep(0.05)
 
     def change(self) -> None:
         """From the acknowledgement of a change to the answer that shows it."""
@@ -304,8 +367,8 @@ class Bench:
                 flush=True,
             )
 
-    def _serving(self) -> Server:
-        return Server(self.pod, self.given.server, self.given.pods_option)
+    def _serving(self, options: str = "") -> Server:
+        return Server(self.pod, self.given.server, self.given.pods_option, options)
 
 
 def write_for_a_while(
@@ -417,7 +480,7 @@ def cache_folder() -> Path:
 
 
 def main() -> None:
-    measures = ("start", "memory", "change", "burst")
+    measures = ("start", "memory", "snapshot", "change", "burst", "setback")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("measures", nargs="*", default=list(measures), metavar="|".join(measures))
     parser.add_argument("--server", default=str(Path(sys.executable).with_name("coredns")))

@@ -2,6 +2,9 @@
 
 It holds what DNS needs and no more, is replaced as a whole, and is written a slice at a time, between queries. Read
 back it is taken as it is: an object that can't be read is passed over, a file that was cut off counts as none.
+
+A mark at its head says what it was made for, since the same file would be wrong for other options: what they leave out
+is not there, and nothing in an object tells.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,24 +26,44 @@ from kdns.wire import names
 # Objects that are put to text between two looks at the sockets: a few milliseconds of work.
 SLICE = 100
 
-_HEAD = b'{"apiVersion": "v1", "kind": "List", "items": ['
+# What the mark's annotations begin with. Whoever else reads a List passes over its metadata.
+_MARK = "kdns/"
 _FOOT = b"\n]}\n"
+
+# What a snapshot is made for: options that decide which objects are known, by name; only those that are given.
+MadeFor = Mapping[str, str]
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """What a file held: its objects, how many could not be read, and when it was written (seconds since 1970)."""
+    """What a file held: its objects as their text, and when it was written (seconds since 1970).
 
-    objects: list[Object]
-    skipped: int
+    `made_for` is None where the file doesn't say it.
+    """
+
+    items: list[msgspec.Raw]
     written: float
+    made_for: MadeFor | None
+
+    def objects(self) -> Iterator[Object | None]:
+        """Each object in turn, None for one that can't be read.
+
+        One at a time: 10,000 services with their endpoints take 50 MB more where all of them are read at once
+        (bench/scale.py snapshot, 2026-11-21), and the process keeps that.
+        """
+        return map(_object, self.items)
 
 
 class SnapshotError(KdnsError):
     """A snapshot that can't be read or written; why."""
 
 
+class _ListMetadata(msgspec.Struct, frozen=True):
+    annotations: dict[str, str] = {}
+
+
 class _List(msgspec.Struct):
     items: list[msgspec.Raw]
+    metadata: _ListMetadata = _ListMetadata()
 
 
 _LIST = msgspec.json.Decoder(_List)
@@ -52,25 +75,46 @@ def read(path: str) -> Snapshot:
     try:
         content = Path(path).read_bytes()
         written = Path(path).stat().st_mtime
-        items = _LIST.decode(content).items
+        found = _LIST.decode(content)
     except (OSError, *UNREADABLE) as error:
         raise SnapshotError(f"{path}: {error}") from error
-    objects: list[Object] = []
-    for item in items:
-        with contextlib.suppress(*UNREADABLE):
-            objects.append(_OBJECT.decode(item))
-    if not objects:
+    if not any(map(_object, found.items)):
         raise SnapshotError(f"{path}: it has no object that can be read")
-    return Snapshot(objects, len(items) - len(objects), written)
+    return Snapshot(found.items, written, _made_for(found.metadata.annotations))
 
 
-async def write(cluster: Cluster, path: str) -> None:
-    """Write the model as it is now, in place of what was there. Raises SnapshotError."""
+def _object(text: msgspec.Raw) -> Object | None:
+    try:
+        return _OBJECT.decode(text)
+    except UNREADABLE:
+        return None
+
+
+def _made_for(annotations: Mapping[str, str]) -> MadeFor | None:
+    found = {key.removeprefix(_MARK): value for key, value in annotations.items() if key.startswith(_MARK)}
+    return found or None
+
+
+def differences(then: MadeFor, now: MadeFor) -> Sequence[str]:
+    """In what the options that a snapshot was made for aren't those of now, for a person."""
+    return [
+        f"`{name}` was {_said(then, name)} and is {_said(now, name)}"
+        for name in sorted({*then, *now})
+        if then.get(name) != now.get(name)
+    ]
+
+
+def _said(options: MadeFor, name: str) -> str:
+    return f"`{options[name]}`" if name in options else "not given"
+
+
+async def write(cluster: Cluster, path: str, made_for: MadeFor) -> None:
+    """Write the model as it is now, in place of what was there, with what it is made for. Raises SnapshotError."""
     # Beside it: only within a file system is a rename one step.
     new = Path(f"{path}.new")
     try:
         with _opened(new) as file:
-            await _write(cluster, file)
+            await _write(cluster, file, made_for)
             file.flush()
             await asyncio.to_thread(os.fsync, file.fileno())
         await asyncio.to_thread(new.replace, path)
@@ -85,8 +129,9 @@ def _opened(path: Path) -> BinaryIO:
     return path.open("wb")
 
 
-async def _write(cluster: Cluster, file: BinaryIO) -> None:
-    file.write(_HEAD)
+async def _write(cluster: Cluster, file: BinaryIO, made_for: MadeFor) -> None:
+    mark = msgspec.json.encode({f"{_MARK}{name}": value for name, value in made_for.items()})
+    file.write(b'{"apiVersion": "v1", "kind": "List", "metadata": {"annotations": %b}, "items": [' % mark)
     separator = b"\n"
     for number, manifest in enumerate(manifests(cluster), start=1):
         file.write(separator + msgspec.json.encode(manifest))
@@ -107,13 +152,17 @@ def manifests(cluster: Cluster) -> Iterator[dict[str, Any]]:
                 yield _service(service)
             for part in list(service.slices.values()):
                 yield from _slices(part)
-    for (of_namespace, name), addresses in cluster.pods_by_name():
-        yield {
+    for key, addresses in cluster.pods_by_name():
+        pod: dict[str, Any] = {
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": {"namespace": of_namespace, "name": name},
+            "metadata": {"namespace": key[0], "name": key[1]},
             "status": {"podIPs": [{"ip": address_text(address)} for address in addresses]},
         }
+        # Its address is that of its node, and tells nothing of who asks from there.
+        if cluster.clients is not None and not cluster.clients.has(key):
+            pod["spec"] = {"hostNetwork": True}
+        yield pod
 
 
 def _metadata(service: ServiceModel) -> dict[str, Any]:
