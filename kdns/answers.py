@@ -5,6 +5,7 @@ with no option or with a client's cookie, whose value is left out; no other is k
 Each reply stands under the tags that it depends on, and `forget` drops those of a tag and no other, so a kept reply is
 never older than the model. A name that isn't there may speak for its siblings (`Denial`), whose number has no bound.
 What others said has a lifetime besides: it ends by the clock, and till then its TTLs go down.
+What depends on where its client stands has that place in front of its key (`PlacedAnswers`).
 Knows bytes and tags; no chain, no sockets.
 """
 
@@ -36,8 +37,9 @@ _COOKIE_BEGINS = b"\x00\x0c\x00\x0a\x00\x08"
 _COOKIE, _OPT_WITH_COOKIE = 8, 23
 # In the first byte of the flags.
 _TC = 0x02
-# An A and an AAAA record of the question's name, by their sizes.
-_ADDRESS_BEGINS = {16: b"\xc0\x0c\x00\x01\x00\x01", 28: b"\xc0\x0c\x00\x1c\x00\x01"}
+# An A and an AAAA record behind their owner, which is a pointer, by their sizes with it; and an alias.
+_ADDRESS_BEGINS = {16: b"\x00\x01\x00\x01", 28: b"\x00\x1c\x00\x01"}
+_TYPE_CNAME = 5
 # A record after its owner: type, class, TTL, length of its data; and where in it the TTL is.
 _FIELDS, _TTL, _POINTER = struct.Struct("!HHIH"), 4, 0xC0
 _COUNTS = struct.Struct("!HHH")
@@ -47,8 +49,12 @@ ENTRY_BYTES = 300
 TAG_BYTES = 150
 # Waiting answers older than this many changes are not kept: nobody remembers any more what changed meanwhile.
 REMEMBERED = 1000
-# Of so many questions lately denied one byte each is remembered: strangers' names are asked once, and keeping a reply
-# costs two thirds of what it cost to make it.
+# Clients whose places are remembered, some 150 bytes each. Addresses of UDP can be made up, so there is an end.
+MOST_PLACES = 50_000
+# What the tag of a client's address begins with (`kubernetes/clients.py`).
+_CLIENT = "client"
+# Of so many questions lately denied, and of others where more are asked than have room, one byte each is remembered:
+# strangers' names are asked once, and keeping a reply costs two thirds of what it cost to make it.
 _ASKED = 1 << 16
 
 
@@ -82,7 +88,7 @@ class Kept(msgspec.Struct, gc=False, eq=False):
 
     None tells that another has to be made.
     `uses` counts those that were sent and are not in the metrics yet: in `row`, by `tell`; how long they took goes into
-    `times` at once.
+    `times` at once. Each of `used` is told as well.
     """
 
     # Not for the garbage collector: nothing here leads back to it, and of tens of thousands it would visit each one.
@@ -99,6 +105,7 @@ class Kept(msgspec.Struct, gc=False, eq=False):
     made: list[bytes] | None = None
     lifetime: Lifetime | None = None
     clock: Callable[[], float] = time.time
+    used: tuple[Callable[[int], None], ...] = ()
 
     def __post_init__(self) -> None:
         self.size += ENTRY_BYTES + len(self.key) + TAG_BYTES * len(self.tags)
@@ -110,7 +117,11 @@ class Kept(msgspec.Struct, gc=False, eq=False):
         row[0] += uses
         row[1] += uses * self.query_size
         row[2] += uses * self.reply_size
-        if uses and self.lifetime is not None and self.lifetime.used is not None:
+        if not uses:
+            return
+        for used in self.used:
+            used(uses)
+        if self.lifetime is not None and self.lifetime.used is not None:
             self.lifetime.used(uses)
 
     def goes_with(self, lifetime: Lifetime | None) -> bool:
@@ -153,7 +164,10 @@ def _orders(body: bytes, first: int, records: list[bytes], variants: int, random
     while True:
         # Each the first time when it is wanted: most names aren't asked for so often.
         if len(made) == variants:
-            yield from _shuffled(made, random)
+            # Each is a fair shuffle by itself; from another one on each time, so that clients who take turns don't each
+            # meet the same half of them.
+            start = int(random.random() * variants)
+            yield from made[start:] + made[:start]
             del made[0]
         made.append(before + b"".join(_shuffled(records, random)) + after)
         if len(made) < variants:
@@ -165,20 +179,31 @@ def _shuffled(values: list[bytes], random: Random) -> list[bytes]:
     return [value for _, value in sorted([(random.random(), value) for value in values])]
 
 
-def _addresses(body: bytes, first: int) -> list[bytes]:
-    """The records of a whole reply that has nothing but addresses of its question's name, from `first` on."""
+def _addresses(body: bytes, first: int) -> tuple[int, list[bytes]]:
+    """The records of a whole reply that has nothing but the addresses of one name, perhaps behind aliases of it.
+
+    `first` is where its records begin; returned with them is where the addresses do.
+    """
     flags, count, others, additional = body[0], int.from_bytes(body[4:6], "big"), body[6:8], body[8:10]
     after = len(body)
     if additional == b"\x00\x01" and body[-_OPT:-8] == _OPT_BEGINS:
         after -= _OPT
     elif additional != b"\x00\x00":
-        return []
+        return first, []
+    if flags & _TC or others != b"\x00\x00":
+        return first, []
+    while count:
+        fields = _after_name(body, first)
+        rtype, _, _, length = _FIELDS.unpack_from(body, fields)
+        if rtype != _TYPE_CNAME:
+            break
+        first, count = fields + _FIELDS.size + length, count - 1
     size = (after - first) // count if count else 0
-    head = _ADDRESS_BEGINS.get(size)
-    if flags & _TC or others != b"\x00\x00" or head is None or count * size != after - first:
-        return []
+    if size not in _ADDRESS_BEGINS or body[first] < _POINTER or count * size != after - first:
+        return first, []
+    head = body[first : first + 2] + _ADDRESS_BEGINS[size]
     records = [body[at : at + size] for at in range(first, after, size)]
-    return records if all(record.startswith(head) for record in records) else []
+    return first, records if all(record.startswith(head) for record in records) else []
 
 
 class Denial(Kept, gc=False, eq=False):
@@ -248,6 +273,11 @@ class Table:
     def __len__(self) -> int:
         return len(self._young.entries) + len(self._old.entries)
 
+    @property
+    def is_crowded(self) -> bool:
+        """Whether more came than one generation holds."""
+        return bool(self._old.entries)
+
     def put(self, kept: Kept) -> None:
         """Keep it, as the one for its key."""
         if self._young.size + kept.size > self._bound:
@@ -305,10 +335,10 @@ class AnswerCache:
         """How often something was forgotten; an answer that waits remembers it."""
         return self._changes
 
-    def find(self, packet: bytes) -> tuple[bytes, Kept] | None:
-        """The reply to a packet, if one is kept, and where it was kept."""
+    def find(self, packet: bytes, place: bytes = b"") -> tuple[bytes, Kept] | None:
+        """The reply to a packet, if one is kept for this place, and where it was kept."""
         key = _key(packet)
-        kept = self.positive.find(key) or self.negative.find(key)
+        kept = self._find(place + key)
         if kept is not None:
             body = kept.next()
             if body is None:
@@ -317,25 +347,52 @@ class AnswerCache:
                 return None
             kept.uses += 1
             return packet[:_ID] + body, kept
-        denial = self.denial(key)
-        if denial is not None:
-            denial.uses += 1
-            return packet[:_ID] + denial.head + packet[_HEADER : denial.tail_at] + denial.tail, denial
+        denied = self._denied(packet, key)
+        if denied is not None:
+            return denied
         end = question_end(packet)
         name = packet[_HEADER : end - _TYPE_AND_CLASS] if end else b""
         folded = name.lower()
         if folded == name:
             return None
         key = key[: _HEADER - _ID] + folded + key[end - _TYPE_AND_CLASS - _ID :]
-        kept = self.positive.find(key) or self.negative.find(key)
-        body = None if kept is None else kept.next()
-        if kept is None or body is None:
-            if kept is not None:
-                kept.tell()
+        kept = self._find(place + key)
+        if kept is None:
+            return self._denied(packet, key)
+        body = kept.next()
+        if body is None:
+            kept.tell()
             return None
         kept.uses += 1
         # What the reply says of the question's name are pointers to it, so the client finds its own spelling.
         return packet[:_ID] + body[: _HEADER - _ID] + name + body[end - _TYPE_AND_CLASS - _ID :], kept
+
+    def _denied(self, packet: bytes, key: bytes) -> tuple[bytes, Kept] | None:
+        """What is said of the siblings of this packet's name, whose key this is."""
+        denial = self.denial(key)
+        if denial is None:
+            return None
+        denial.uses += 1
+        return packet[:_ID] + denial.head + packet[_HEADER : denial.tail_at] + denial.tail, denial
+
+    def find_otherwise(self, key: bytes) -> tuple[Kept, int] | None:
+        """What is kept for a packet but for capitals in its name or the value of its cookie, by all behind its ID.
+
+        Returned with it is where its question ends.
+        """
+        size = len(key)
+        after = _TYPE_AND_CLASS
+        if size > _OPT_WITH_COOKIE and key[-_COOKIE - 6 : -_COOKIE] == _COOKIE_BEGINS:
+            size -= _COOKIE
+            after += _OPT_WITH_COOKIE - _COOKIE
+        elif key.islower():
+            return None
+        elif key[_HEADER - _ID - 1 : _HEADER - _ID] == b"\1":
+            after += _OPT
+        # If this is a kept key, then all of it is where it was taken to be.
+        folded = key[: _HEADER - _ID] + key[_HEADER - _ID : size - after].lower() + key[size - after : size]
+        kept = self.positive.young_get(folded) or self.negative.young_get(folded)
+        return None if kept is None else (kept, size - after + _TYPE_AND_CLASS)
 
     def keep(
         self,
@@ -348,11 +405,14 @@ class AnswerCache:
         varies: bool,
         lifetime: Lifetime | None = None,
         any_order: bool = False,
+        place: bytes = b"",
+        used: tuple[Callable[[int], None], ...] = (),
     ) -> None:
         """Keep the reply to a packet, which must be one that has a key, for as long as none of its tags is forgotten.
 
         `varies` tells that another reply would have another order or choice of the same records, `any_order` that any
-        order of its addresses would do. With a `lifetime` it is not kept for longer than that.
+        order of its addresses would do. With a `lifetime` it is not kept for longer than that. `place` is where clients
+        have to stand to be given it; `used` are told how often it was sent, some time after.
         """
         end = question_end(packet)
         if not end:
@@ -361,22 +421,24 @@ class AnswerCache:
         key = (
             key[: _HEADER - _ID] + packet[_HEADER : end - _TYPE_AND_CLASS].lower() + key[end - _TYPE_AND_CLASS - _ID :]
         )
-        if negative and self._is_new(key):
-            return
         # The question in the kept reply is the folded one, whoever asked first.
         body = reply[_ID:_HEADER] + key[_HEADER - _ID : end - _TYPE_AND_CLASS - _ID] + reply[end - _TYPE_AND_CLASS :]
         table = self.negative if negative else self.positive
+        key = place + key
         kept = table.find(key)
+        if kept is None and (negative or table.is_crowded) and self._is_new(key):
+            return
         if kept is not None and varies and kept.goes_with(lifetime):
             kept.also(body, self._bounds.variants, self._random)
             return
         if kept is not None:
             table.remove(kept)
-        kept = Kept(key, len(packet), len(reply), row, times, tuple(tags), lifetime=lifetime, clock=self._clock)
+        kept = Kept(
+            key, len(packet), len(reply), row, times, tuple(tags), lifetime=lifetime, clock=self._clock, used=used
+        )
         if varies:
             kept.size += len(body) * self._bounds.variants
-            first = end - _ID
-            records = _addresses(body, first) if any_order else []
+            first, records = _addresses(body, end - _ID) if any_order else (0, [])
             if records:
                 kept.send(_orders(body, first, records, self._bounds.variants, self._random))
             else:
@@ -408,6 +470,7 @@ class AnswerCache:
         times: list[float],
         tags: Iterable[Tag],
         siblings: Container[bytes],
+        used: tuple[Callable[[int], None], ...] = (),
     ) -> None:
         """Keep the reply for all siblings of the question's name but these.
 
@@ -423,9 +486,12 @@ class AnswerCache:
         tail = reply[end:]
         if self._is_new(key) or of_sibling()[end:] != tail:
             return
-        denial = Denial(key, len(packet), len(reply), row, times, tuple(tags), len(tail))
+        denial = Denial(key, len(packet), len(reply), row, times, tuple(tags), len(tail), used=used)
         denial.head, denial.tail, denial.tail_at, denial.siblings = reply[_ID:_HEADER], tail, end, siblings
         self.denials.put(denial)
+
+    def _find(self, key: bytes) -> Kept | None:
+        return self.positive.find(key) or self.negative.find(key)
 
     def _is_new(self, key: bytes) -> bool:
         """Whether this one was not asked for lately; it has been now."""
@@ -465,6 +531,46 @@ class AnswerCache:
 
     def _tables(self) -> tuple[Table, ...]:
         return self.positive, self.negative, self.denials
+
+
+class PlacedAnswers(AnswerCache):
+    """What clients were answered by where they stand: in front of each key is the place.
+
+    One table for all places, so that its bounds hold for them together. `places` has the place of each client that
+    asked lately, by its packed address; `locate` finds those of others.
+    """
+
+    def __init__(
+        self,
+        locate: Callable[[bytes], bytes],
+        bounds: Bounds | None = None,
+        random: Random | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._locate = locate
+        self.places: dict[bytes, bytes] = {}
+        super().__init__(bounds, random, clock)
+
+    def place(self, address: bytes) -> bytes:
+        """The place of a client."""
+        place = self.places.get(address)
+        if place is None:
+            if len(self.places) >= MOST_PLACES:
+                self.places.clear()
+            place = self.places[address] = self._locate(address)
+        return place
+
+    def forget(self, tags: set[Tag]) -> None:
+        """Drop every reply that depends on any of these, and the places of clients that are others now."""
+        for tag in tags:
+            if tag[0] == _CLIENT:
+                self.places.pop(tag[1], None)
+        super().forget(tags)
+
+    def clear(self) -> None:
+        """Drop all."""
+        self.places.clear()
+        super().clear()
 
 
 def _ageing(replies: Iterator[bytes], lifetime: Lifetime, clock: Callable[[], float]) -> Iterator[bytes]:

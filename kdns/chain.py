@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Container, Coroutine, Generator, Iterable, Sequence
 from typing import Any, ClassVar, Protocol, TypeVar
 
+from kdns.addresses import host_and_port, pack_client
 from kdns.answers import AnswerCache, Lifetime
 from kdns.corefile import Directive
 from kdns.errors import KdnsError, Problem
@@ -26,6 +27,8 @@ from kdns.wire.records import CLASS_IN, Rcode, Record
 T = TypeVar("T")
 Tag = tuple[Any, ...]
 Next = Callable[["Request"], Coroutine[Any, Any, "Answer"]]
+# Where the client of a packed address stands: a namespace, or nothing where it is in none.
+Locate = Callable[[bytes], bytes]
 
 # How often one query may ask the whole server again (ExternalName, rewrite, templates) before it is a loop.
 DEEPEST = 8
@@ -91,15 +94,21 @@ class Request:
     `any_order` is True where any order of the answer's addresses would do as well.
     `siblings` comes with a denial: the labels that exist where the question's leftmost one doesn't, for as long as the
     tags hold. Any label but those would get the same answer; None where that can't be said.
+    `stood` is where the client stands, as those say who were asked: the answer is kept for others who stand there.
+    `absolute` is True for a name that a record or a plugin brought up: it is meant as it stands, and no search list
+    applies to it.
+    `used` are told how often the reply was sent, at once for the first time and later for those that are kept.
     `until` is when the answer, TTLs and all, stops to be true, if it does: a moment in seconds since 1970.
     `now` is the time of arrival in seconds since 1970. `zone` is the zone of the server block that runs it.
     `reply_options` are EDNS options for the reply, as bytes; only for a client who sent options itself.
+    `upstream_options` are EDNS options for the question to an upstream, as bytes; the client's own never get there.
     """
 
     __slots__ = (
         "_callbacks",
         "_client",
         "_local",
+        "absolute",
         "any_order",
         "depth",
         "keep",
@@ -108,9 +117,12 @@ class Request:
         "reply_options",
         "server",
         "siblings",
+        "stood",
         "tags",
         "transport",
         "until",
+        "upstream_options",
+        "used",
         "varies",
         "zone",
     )
@@ -138,7 +150,11 @@ class Request:
         self.until = math.inf
         self.any_order = False
         self.siblings: Container[bytes] | None = None
+        self.stood: dict[Locate, bytes] = {}
+        self.absolute = False
+        self.used: tuple[Callable[[int], None], ...] = ()
         self.reply_options = b""
+        self.upstream_options = b""
         self._callbacks: list[Callable[[bytes, Answer], None]] | None = None
 
     @property
@@ -146,6 +162,21 @@ class Request:
         """The client's address and port; an answer that read it is not kept for others."""
         self.keep = False
         return self._client
+
+    @property
+    def address(self) -> bytes:
+        """The client's address, packed; only for who has a part in keeping the reply."""
+        return pack_client(self._client[0])
+
+    def stand(self, locate: Locate) -> bytes:
+        """Where the client stands, as `locate` says; the answer is then kept for those who stand there alone.
+
+        It is asked once, so that an answer that waits is of one place, even if the address is another's by then.
+        """
+        place = self.stood.get(locate)
+        if place is None:
+            place = self.stood[locate] = locate(self.address)
+        return place
 
     @property
     def over_ipv6(self) -> bool:
@@ -162,7 +193,11 @@ class Request:
         """Run something that waits; the only way for a handler to do so."""
         task = asyncio.get_running_loop().create_task(coroutine)
         await _Waiting(task)
-        return task.result()
+        try:
+            return task.result()
+        finally:
+            # An error leads to this frame, and the task to the error: without this, a circle for the collector.
+            del task
 
     async def ask(self, name: bytes, rtype: int) -> Answer:
         """What the whole server answers to another question of the same client; SERVFAIL when they nest too deep."""
@@ -170,9 +205,12 @@ class Request:
             return failure("questions within a question nest too deep")
         query = Query(self.query.id, self.query.flags, name, names.labels_of(name.lower()), rtype, CLASS_IN)
         query.do = self.query.do
+        # As much room as the reply has: of many endpoints no fewer are told than fit.
+        query.edns, query.size = self.query.edns, self.query.size
         child = Request(query, self.server, self.transport, self._client, self._local, self.now)
         child.depth = self.depth + 1
-        child.tags = self.tags
+        child.tags, child.stood = self.tags, self.stood
+        child.absolute = self.absolute or query.qname != self.query.qname
         answer = await self.server.resolve(child)
         self.keep = self.keep and child.keep
         self.varies = self.varies or child.varies
@@ -186,9 +224,14 @@ class Request:
             self._callbacks = []
         self._callbacks.append(callback)
 
+    def tell_nobody(self) -> None:
+        """Take back every `after_reply`: the reply goes to no client."""
+        self._callbacks = None
+
     def replied(self, reply: bytes, answer: Answer) -> None:
         """Tell those who asked to be told. An error of theirs must not cost the client its answer."""
-        for callback in self._callbacks or ():
+        callbacks, self._callbacks = self._callbacks, None
+        for callback in callbacks or ():
             callback(reply, answer)
 
 
@@ -217,6 +260,8 @@ class Process:
         self.metrics = metrics
         self.clock = clock
         self.plugins: list[Plugin] = []
+        # Before it listens, and after it was told to end.
+        self.starting = False
         self.stopping = False
         self.addresses: list[bytes] = []
         self.answers: list[AnswerCache] = []
@@ -237,13 +282,22 @@ class Block:
         self.zones = tuple(zones)
         self.port = port
         self.addresses: list[str] = []
+        # Whether other processes may listen at the same addresses and port.
+        self.shares_port = False
+        # Whether somebody wants to know which pod a client is; those who know the pods come later in the chain.
+        self.locates_clients = False
         self.plugins: list[Plugin] = []
 
     @property
     def server(self) -> str:
         """The block's `server` label in metrics, such as `dns://:53`."""
         host = self.addresses[0] if len(self.addresses) == 1 else ""
-        return f"dns://{f'[{host}]' if ':' in host else host}:{self.port}"
+        return server_label(host, self.port)
+
+
+def server_label(host: str, port: int) -> str:
+    """The `server` label of metrics; an empty host is all addresses."""
+    return f"dns://{host_and_port(host, port)}"
 
 
 class Plugin:
@@ -254,13 +308,18 @@ class Plugin:
 
     `heeds_names` is False for a handler that does the same to every name of a zone, so that behind it what is said of
     a name that doesn't exist (`Request.siblings`) may be said of others.
+
+    `shared` is True for one that all server blocks that say the same have in common.
     """
 
     name: ClassVar[str]
     classes: ClassVar[tuple[int, ...]] = (CLASS_IN,)
     heeds_names: ClassVar[bool] = True
+    shared: ClassVar[bool] = False
     options: ClassVar[type[Options]]
     handle: Callable[[Request, Next], Coroutine[Any, Any, Answer]] | None = None
+    # Of a plugin whose answers depend on where the client stands: where that is. It calls `request.stand` with it.
+    locate: Locate | None = None
 
     def __init__(self, options: Any, block: Block) -> None: ...
 
@@ -270,11 +329,20 @@ class Plugin:
         return parse_options(cls.options, directives, problems)
 
     def lives_on(self, options: Any, block: Block) -> bool:
-        """Whether a reload may go on with this one, where it would make another with these options for this block."""
+        """Whether this one will do where another would be made with these options for this block.
+
+        It is asked of what a reload finds, and, if `shared`, of what other blocks have.
+        """
         return False
 
     def configure(self, block: Block) -> None:
         """Change the block before it listens (bind)."""
+
+    def join(self, block: Block) -> None:
+        """Find those of the block that it works with, now that all are there.
+
+        Raises ConfigError where they are missing.
+        """
 
     async def feed(self) -> None:
         """Run in the background as long as the configuration holds."""
@@ -286,7 +354,7 @@ class Plugin:
         """
 
     def notices(self) -> Iterable[str]:
-        """Lines for the log at start: what is accepted and not honoured, what was chosen."""
+        """Lines for the log at start and for `kdns check`: what means something else here than in CoreDNS."""
         return ()
 
     def routes(self) -> Iterable[Route]:

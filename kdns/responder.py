@@ -9,15 +9,16 @@ from __future__ import annotations
 import logging
 import math
 import struct
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from time import perf_counter
 from typing import Any
 
 import msgspec
 
-from kdns.answers import AnswerCache, Bounds, Lifetime
-from kdns.chain import SILENCE, Answer, Next, Process, Request, Waiter, failure, start
+from kdns.addresses import pack_client
+from kdns.answers import AnswerCache, Bounds, Lifetime, PlacedAnswers
+from kdns.chain import SILENCE, Answer, Locate, Next, Plugin, Process, Request, Waiter, failure, start
 from kdns.metrics import PACKETS_DROPPED, PANICS, SECONDS, TRAILING_BYTES, Metrics, time_bucket
 from kdns.wire import names
 from kdns.wire.query import Query, Rejected, option_codes, parse
@@ -39,8 +40,8 @@ _NO_DATA_TYPES = {
 # Most queries leave the gates with one comparison: the types above are all from 249 up, but OPT.
 _FIRST_META_TYPE = Type.TKEY
 
-# Connections are few beside datagrams, and so are the names that come by them.
-_TCP_BOUNDS = Bounds(positive=2 * 1024 * 1024, negative=1024 * 1024)
+# Most clients ask by datagrams, but NodeLocal DNSCache by TCP, for all pods of its node: some ten thousand names.
+_TCP_BOUNDS = Bounds(positive=6 * 1024 * 1024, negative=2 * 1024 * 1024)
 
 _KEEPALIVE = 11
 # Code, length, tenths of a second.
@@ -52,6 +53,7 @@ class Site(msgspec.Struct, frozen=True):
 
     `directives` are the names of those in its chain.
     `deniers` are the plugins before which no other heeds names: what they deny of one may be said of its siblings.
+    `plugins` are those that the chain was folded from, in its order.
     """
 
     zone: bytes
@@ -60,6 +62,7 @@ class Site(msgspec.Struct, frozen=True):
     classes: frozenset[int] = frozenset((CLASS_IN,))
     directives: tuple[str, ...] = ()
     deniers: frozenset[str] = frozenset()
+    plugins: tuple[Plugin, ...] = ()
 
     @property
     def zone_text(self) -> str:
@@ -73,6 +76,7 @@ class Responder:
         self._process = process
         self._metrics = metrics
         self._answers: dict[tuple[str, bool], AnswerCache] = {}
+        self._placed: dict[tuple[str, bool], PlacedAnswers] = {}
         # How long a connection may stay without a query, where there are connections.
         self.idle_seconds: Callable[[], float] | None = None
         self.serve(sites)
@@ -83,8 +87,22 @@ class Responder:
         self._labels = {site.zone: (site.server, site.zone_text) for site in self._sites.values()}
         self._depths = sorted({len(names.labels_of(zone)) for zone in self._sites}, reverse=True)
         self._server = next(iter(self._sites.values())).server if self._sites else ""
-        for answers in self._answers.values():
+        plugins = [plugin for site in self._sites.values() for plugin in site.plugins]
+        self._locate = tuple(dict.fromkeys(plugin.locate for plugin in plugins if plugin.locate is not None))
+        for answers in self._all_answers():
             answers.clear()
+
+    def close(self) -> None:
+        """Let go of what was kept; called after the last query."""
+        for answers in self._all_answers():
+            answers.clear()
+            self._metrics.before_reading_no_more(answers.tell)
+            self._process.answers.remove(answers)
+        self._answers.clear()
+        self._placed.clear()
+
+    def _all_answers(self) -> list[AnswerCache]:
+        return [*self._answers.values(), *self._placed.values()]
 
     @property
     def many_zones(self) -> bool:
@@ -100,9 +118,32 @@ class Responder:
         if kept is None:
             kept = AnswerCache(None if transport == "udp" else _TCP_BOUNDS, clock=self._process.clock)
             self._answers[transport, six] = kept
-            self._process.answers.append(kept)
-            self._metrics.before_reading(kept.tell)
+            self._have(kept)
         return kept
+
+    def placed_answers(self, transport: str, six: bool) -> PlacedAnswers | None:
+        """The same of replies that depend on where the client stands; None where none does."""
+        if not self._locate:
+            return None
+        kept = self._placed.get((transport, six))
+        if kept is None:
+            bounds = None if transport == "udp" else _TCP_BOUNDS
+            kept = PlacedAnswers(self._place, bounds, clock=self._process.clock)
+            self._placed[transport, six] = kept
+            self._have(kept)
+        return kept
+
+    def _have(self, answers: AnswerCache) -> None:
+        self._process.answers.append(answers)
+        self._metrics.before_reading(answers.tell)
+
+    def _place(self, address: bytes, stood: Mapping[Locate, bytes] | None = None) -> bytes:
+        """Where a client stands, by all who have a say in that, or had one already for this answer."""
+        places = [(stood or {}).get(locate) for locate in self._locate]
+        found = [
+            locate(address) if place is None else place for locate, place in zip(self._locate, places, strict=True)
+        ]
+        return b"".join([b"%c%b" % (len(place), place) for place in found])
 
     def respond(
         self,
@@ -114,8 +155,12 @@ class Responder:
     ) -> bytes | Waiter | None:
         """The reply to a packet: bytes to send now, None for silence, or a `Waiter`: `send` gets the bytes later."""
         started = perf_counter()
-        answers = self.answers(transport, ":" in client[0])
+        six = ":" in client[0]
+        answers = self.answers(transport, six)
         found = answers.find(packet)
+        if found is None and self._locate:
+            placed = self.placed_answers(transport, six)
+            found = placed.find(packet, placed.place(pack_client(client[0]))) if placed is not None else None
         if found is not None:
             reply, kept = found
             seconds = perf_counter() - started
@@ -238,28 +283,61 @@ class Responder:
             request.zone,
             outcome.plugin,
         )
+        for used in request.used:
+            used(1)
         if keep:
             if not query.trailing:
-                answers = self.answers(request.transport, ":" in client[0])
-                siblings = request.siblings
-                if siblings is not None and self._may_deny(request, outcome):
-                    of_sibling = partial(_of_sibling, query, outcome, limit)
-                    answers.deny(packet, reply, of_sibling, row, times, request.tags, siblings)
-                    return reply
-                lifetime = outcome.lifetime
-                if lifetime is None and request.until != math.inf:
-                    # Made of an answer that ages; what becomes of its TTLs only the chain knows.
-                    lifetime = Lifetime(request.now, request.until)
-                varies, any_order = request.varies, request.any_order
-                answers.keep(
-                    packet, reply, row, times, request.tags, not outcome.answer, varies, lifetime, any_order=any_order
-                )
+                self._keep(request, outcome, packet, reply, limit, row, times)
             return reply
         try:
             request.replied(reply, outcome)
         except Exception:
             log.exception("a callback failed after the reply to %s", question_text(query))
         return reply
+
+    def _keep(
+        self,
+        request: Request,
+        outcome: Answer,
+        packet: bytes,
+        reply: bytes,
+        limit: int,
+        row: list[float],
+        times: list[float],
+    ) -> None:
+        """Keep a reply for all who ask the same, or for those of them who stand where this client stood."""
+        six = ":" in request._client[0]
+        place = b""
+        if request.stood:
+            placed = self.placed_answers(request.transport, six)
+            if placed is None:
+                return
+            answers: AnswerCache = placed
+            place = self._place(request.address, request.stood)
+        else:
+            answers = self.answers(request.transport, six)
+            siblings = request.siblings
+            if siblings is not None and self._may_deny(request, outcome):
+                of_sibling = partial(_of_sibling, request.query, outcome, limit)
+                answers.deny(packet, reply, of_sibling, row, times, request.tags, siblings, request.used)
+                return
+        lifetime = outcome.lifetime
+        if lifetime is None and request.until != math.inf:
+            # Made of an answer that ages; what becomes of its TTLs only the chain knows.
+            lifetime = Lifetime(request.now, request.until)
+        answers.keep(
+            packet,
+            reply,
+            row,
+            times,
+            request.tags,
+            not outcome.answer,
+            request.varies,
+            lifetime,
+            any_order=request.any_order,
+            place=place,
+            used=request.used,
+        )
 
     def _may_deny(self, request: Request, outcome: Answer) -> bool:
         """Whether what was said of a name that doesn't exist may be said of its siblings."""

@@ -93,6 +93,36 @@ def test_another_packet_is_not_taken_for_one_that_was_answered(packet: bytes) ->
     assert answers.find(packet) is None
 
 
+COOKIE = OPT[:-2] + b"\0\x0c\0\x0a\0\x0812345678"
+ALIKE = [
+    pytest.param(query("WEB.Shop"), id="capitals"),
+    pytest.param(query("WEB.Shop", opt=OPT), id="capitals, EDNS"),
+    pytest.param(query("web.shop", opt=COOKIE), id="a cookie"),
+    pytest.param(query("WEB.shop", opt=COOKIE), id="capitals, a cookie"),
+]
+
+
+@pytest.mark.parametrize("packet", [*ALIKE, *OTHERS, pytest.param(b"", id="nothing")])
+def test_the_short_way_to_a_reply_for_another_spelling_or_cookie_finds_what_the_long_one_does(packet: bytes) -> None:
+    answers = AnswerCache()
+    for asked in (query("web.shop"), query("web.shop", opt=OPT), query("web.shop", opt=COOKIE)):
+        keep(answers, asked)
+    short = answers.find_otherwise(packet[2:])
+    reply = None
+    if short is not None:
+        kept, end = short
+        reply = packet[:2] + kept.body[:10] + packet[12 : 2 + end] + kept.body[end:]
+    assert reply == found(answers, packet)
+    assert (reply is not None) == (packet in [each.values[0] for each in ALIKE])
+
+
+def test_the_short_way_folds_no_type() -> None:
+    answers = AnswerCache()
+    keep(answers, query("web.shop", b"\0\x61\0\1"))
+    assert answers.find_otherwise(query("WEB.shop", b"\0\x61\0\1")[2:]) is not None
+    assert answers.find_otherwise(query("WEB.shop", HTTPS)[2:]) is None
+
+
 def test_a_tag_is_forgotten_with_all_that_bears_it_and_nothing_else() -> None:
     answers = AnswerCache()
     web, db, other = query("web.shop"), query("db.shop"), query("web.other")
@@ -178,6 +208,18 @@ def test_the_names_of_strangers_cost_no_more_than_their_bound(negative: bool) ->
         answers.keep(packet, reply_to(packet), [0.0] * 3, [0.0] * 20, (SHOP,), negative, varies=False)
         assert len(table) < 2 * 200_000 / 500
     assert not len(answers.positive if negative else answers.negative)
+
+
+def test_where_more_is_asked_than_has_room_a_reply_is_kept_from_the_second_question_on() -> None:
+    answers = AnswerCache(Bounds(positive=20_000))
+    for number in range(100):
+        packet = query(f"x{number}.shop")
+        keep(answers, packet, SHOP)
+    first = query("web.shop")
+    keep(answers, first, WEB)
+    assert answers.find(first) is None
+    keep(answers, first, WEB)
+    assert found(answers, first) == reply_to(first)
 
 
 def test_names_in_use_outlive_a_flood_of_others() -> None:

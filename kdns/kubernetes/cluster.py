@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum, auto
 from functools import lru_cache
-from typing import Generic, TypeAlias, TypeVar
 
 import msgspec
 
+from kdns.addresses import pack_address
+from kdns.kubernetes.clients import Clients, Standing, created_at, uses_host_network
+from kdns.kubernetes.index import Some, all_of, reindex, some
 from kdns.kubernetes.objects import (
     Delete,
     Endpoint,
@@ -32,24 +34,8 @@ from kdns.wire import names
 # What an answer may depend on. The first word says what the rest names.
 Tag = tuple[str, *tuple[bytes, ...]]
 
-V = TypeVar("V")
-
-
-class _Several(msgspec.Struct, Generic[V], frozen=True, gc=False):
-    """More than one of what nearly always is one.
-
-    Not a tuple: with the first one in it an index of 100,000 addresses becomes the collector's business, which walks
-    all of it for 20 ms.
-    """
-
-    all: tuple[V, ...]
-
-
-_Some: TypeAlias = V | _Several[V]
-
 SERIAL: Tag = ("serial",)
 NO_PORT = -1
-_MAPPED = b"\x00" * 10 + b"\xff\xff"
 
 
 def service_tag(namespace: bytes, name: bytes) -> Tag:
@@ -218,11 +204,17 @@ class ServiceModel(msgspec.Struct, eq=False, gc=False):
 
 
 class Cluster:
-    """The objects that one `kubernetes` directive shows. `clock` gives seconds since 1970, for the serial."""
+    """The objects that one `kubernetes` directive shows. `clock` gives seconds since 1970, for the serial.
 
-    def __init__(self, clock: Callable[[], float], endpoint_pod_names: bool = False) -> None:
+    `clients` are the pods as clients, where somebody wants to know which namespace one stands in.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float], endpoint_pod_names: bool = False, locates_clients: bool = False
+    ) -> None:
         self._clock = clock
         self._endpoint_pod_names = endpoint_pod_names
+        self.clients = Clients() if locates_clients else None
         self.synced = False
         self.serial = int(clock()) & 0xFFFFFFFF
         self.skipped = 0
@@ -230,10 +222,10 @@ class Cluster:
         self.services: dict[bytes, dict[bytes, ServiceModel]] = {}
         # By namespace: a hundred thousand keys that are pairs would cost a tuple each.
         self._slices: dict[str, dict[str, SliceModel]] = {}
-        self._pods: dict[str, dict[str, _Some[bytes]]] = {}
+        self._pods: dict[str, dict[str, Some[bytes]]] = {}
         self._pods_at: dict[bytes, dict[bytes, int]] = {}
-        self._services_at: dict[bytes, _Some[ServiceModel]] = {}
-        self._endpoints_at: dict[bytes, _Some[SliceModel]] = {}
+        self._services_at: dict[bytes, Some[ServiceModel]] = {}
+        self._endpoints_at: dict[bytes, Some[SliceModel]] = {}
 
     # What is asked
 
@@ -244,14 +236,14 @@ class Cluster:
 
     def services_at(self, address: bytes) -> list[ServiceModel]:
         """The services that have this ClusterIP, in visible namespaces, lowest name first."""
-        found = [service for service in _all(self._services_at.get(address)) if service.namespace in self.namespaces]
+        found = [service for service in all_of(self._services_at.get(address)) if service.namespace in self.namespaces]
         return sorted(found, key=lambda service: (service.namespace, service.name))
 
     def endpoints_at(self, address: bytes) -> list[tuple[ServiceModel, Ready]]:
         """The existing services with a ready endpoint at this address, each with the endpoint, lowest name first."""
         found = [
             (service, ready)
-            for part in _all(self._endpoints_at.get(address))
+            for part in all_of(self._endpoints_at.get(address))
             if part.namespace in self.namespaces
             and (service := self.services[part.namespace][part.owner]).kind in (Kind.CLUSTER_IP, Kind.HEADLESS)
             for ready in part.ready
@@ -262,6 +254,10 @@ class Cluster:
     def has_pod(self, namespace: bytes, address: bytes) -> bool:
         """Whether a live pod of the namespace has this address."""
         return address in self._pods_at.get(namespace, ())
+
+    def pod_addresses(self, namespace: str, name: str) -> tuple[bytes, ...]:
+        """The addresses of a live pod; none where no pod of that name is known."""
+        return all_of(self._pods.get(namespace, {}).get(name))
 
     def all_services(self) -> Iterator[ServiceModel]:
         """Every service of a visible namespace, in the order of namespace and name."""
@@ -276,13 +272,11 @@ class Cluster:
             (namespace, address) for namespace in self.namespaces for address in self._pods_at.get(namespace, ())
         )
 
-    def pods_by_name(self) -> list[tuple[tuple[str, str], tuple[bytes, ...]]]:
-        """Namespace, name and addresses of every live pod, hidden namespaces included."""
-        return [
-            ((namespace, name), _all(addresses))
-            for namespace, pods in self._pods.items()
-            for name, addresses in pods.items()
-        ]
+    def pods_by_name(self) -> Iterator[tuple[tuple[str, str], tuple[bytes, ...]]]:
+        """Namespace, name and addresses of every live pod, hidden namespaces included; they may change meanwhile."""
+        for namespace, pods in list(self._pods.items()):
+            for name, addresses in list(pods.items()):
+                yield (namespace, name), all_of(addresses)
 
     def known_addresses(self) -> set[bytes]:
         """Every address that may have a PTR record."""
@@ -317,7 +311,22 @@ class Cluster:
         if changed:
             self.serial = _next_serial(self.serial, int(self._clock()))
             changed.add(SERIAL)
-        return changed
+        # No record changes with who stands where, so the zone's serial doesn't either.
+        return changed | self._clients_changed(event) if self.clients is not None else changed
+
+    def _clients_changed(self, event: Event) -> set[Tag]:
+        assert self.clients is not None
+        match event:
+            case Put(object=Pod() as pod):
+                key = (pod.metadata.namespace, pod.metadata.name)
+                if not pod.has_name or uses_host_network(pod):
+                    return self.clients.replace(key, None)
+                addresses = some(tuple(self._packed(pod.addresses)))
+                leaving = pod.metadata.deletion_timestamp is not None
+                return self.clients.replace(key, Standing(_key(*key)[0], addresses, leaving, created_at(pod)))
+            case Delete(kind="Pod", namespace=namespace, name=name):
+                return self.clients.replace((namespace, name), None)
+        return set()
 
     def _put_namespace(self, object: Namespace) -> set[Tag]:
         name = object.metadata.name.lower().encode()
@@ -360,7 +369,7 @@ class Cluster:
         if service.state == before:
             return set()
         for address in set(addresses_before) ^ set(service.addresses):
-            _reindex(self._services_at, address, service, address in service.addresses)
+            reindex(self._services_at, address, service, address in service.addresses)
         return {service.tag} | self._reverse_tags(service) | {reverse_tag(each) for each in addresses_before}
 
     def _delete_service(self, namespace: bytes, name: bytes) -> set[Tag]:
@@ -369,7 +378,7 @@ class Cluster:
             return set()
         changed = {service.tag} | self._reverse_tags(service)
         for address in service.addresses:
-            _reindex(self._services_at, address, service, False)
+            reindex(self._services_at, address, service, False)
         service.kind, service.addresses, service.ports, service.external = Kind.ABSENT, (), (), b""
         self._drop_if_empty(service)
         return changed
@@ -437,7 +446,7 @@ class Cluster:
             del service.slices[part.name]
         changed: set[Tag] = {service.tag}
         for address in dict.fromkeys(part.addresses):
-            _reindex(self._endpoints_at, address, part, present)
+            reindex(self._endpoints_at, address, part, present)
             changed.add(reverse_tag(address))
         return changed
 
@@ -454,9 +463,9 @@ class Cluster:
         pods = self._pods.setdefault(key[0], {})
         namespace = _key(key[0], "")[0]
         at = self._pods_at.setdefault(namespace, {})
-        before, after = set(_all(pods.pop(key[1], None))), set(addresses or ())
+        before, after = set(all_of(pods.pop(key[1], None))), set(addresses or ())
         if addresses is not None:
-            pods[key[1]] = _some(addresses)
+            pods[key[1]] = some(addresses)
         changed: set[Tag] = set()
         for address in after - before:
             count = at.get(address, 0)
@@ -518,17 +527,6 @@ class Cluster:
         return b""
 
 
-def pack_address(text: str) -> bytes | None:
-    """The packed address that a text spells, IPv4-mapped ones as IPv4; None for what is no address."""
-    try:
-        if ":" not in text:
-            return socket.inet_pton(socket.AF_INET, text)
-        packed = socket.inet_pton(socket.AF_INET6, text)
-    except (OSError, ValueError):
-        return None
-    return packed[12:] if packed.startswith(_MAPPED) else packed
-
-
 def address_text(packed: bytes) -> str:
     """The canonical text of a packed address (RFC 5952)."""
     if len(packed) == 4:
@@ -569,26 +567,3 @@ def _next_serial(serial: int, now: int) -> int:
     following = (serial + 1) & 0xFFFFFFFF
     now &= 0xFFFFFFFF
     return now if (now - following) & 0xFFFFFFFF < 0x80000000 else following
-
-
-def _all(held: _Some[V] | None) -> tuple[V, ...]:
-    if held is None:
-        return ()
-    return held.all if isinstance(held, _Several) else (held,)
-
-
-def _some(all: Sequence[V]) -> _Some[V]:
-    return all[0] if len(all) == 1 else _Several(tuple(all))
-
-
-def _reindex(index: dict[bytes, _Some[V]], key: bytes, value: V, present: bool) -> None:
-    if present:
-        held = index.setdefault(key, value)
-        if held is not value:
-            index[key] = _Several((*_all(held), value))
-        return
-    left = [each for each in _all(index.get(key)) if each is not value]
-    if left:
-        index[key] = _some(left)
-    else:
-        index.pop(key, None)

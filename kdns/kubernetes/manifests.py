@@ -67,6 +67,7 @@ TYPES = ("ClusterIP", "NodePort", "LoadBalancer", "ExternalName")
 PROTOCOLS = ("TCP", "UDP", "SCTP")
 FAMILIES = ("IPv4", "IPv6")
 ADDRESS_TYPES = (*FAMILIES, "FQDN")
+DNS_POLICIES = ("ClusterFirst", "ClusterFirstWithHostNet", "Default", "None")
 FAMILY_POLICIES = ("SingleStack", "PreferDualStack", "RequireDualStack")
 
 LABEL = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
@@ -838,6 +839,7 @@ def _check_pod(pod: Pod) -> Iterator[Fault]:
         return
     yield from _check_label(("spec", "hostname"), spec.hostname, "host")
     yield from _check_label(("spec", "subdomain"), spec.subdomain, "subdomain")
+    yield from _check_word(("spec", "dnsPolicy"), spec.dns_policy, DNS_POLICIES, "dnsPolicy")
     for field, containers in (("containers", spec.containers), ("initContainers", spec.init_containers)):
         for position, container in enumerate(containers or ()):
             for number, port in enumerate(container.ports or ()):

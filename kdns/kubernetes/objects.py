@@ -162,6 +162,8 @@ class PodIP(_Api):
 class PodCondition(_Api):
     type: str
     status: str
+    reason: str | None = None
+    message: str | None = None
 
 
 class ContainerPort(_Api):
@@ -176,11 +178,27 @@ class Container(_Api):
     restart_policy: str | None = None
 
 
+class PodDnsOption(_Api):
+    name: str | None = None
+    value: str | None = None
+
+
+class PodDnsConfig(_Api):
+    """What a pod's resolv.conf gets besides what `dnsPolicy` gives it."""
+
+    nameservers: list[str] | None = None
+    searches: list[str] | None = None
+    options: list[PodDnsOption] | None = None
+
+
 class PodSpec(_Api):
     hostname: str | None = None
     subdomain: str | None = None
     node_name: str | None = None
     host_network: bool | None = None
+    dns_policy: str | None = None
+    dns_config: PodDnsConfig | None = None
+    enable_service_links: bool | None = None
     containers: list[Container] | None = None
     init_containers: list[Container] | None = None
 

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import msgspec
 
+from kdns.addresses import pack_address
 from kdns.kubernetes.cluster import (
     SERIAL,
     Cluster,
@@ -25,7 +26,6 @@ from kdns.kubernetes.cluster import (
     Tag,
     dashed,
     namespace_tag,
-    pack_address,
     pod_tag,
     reverse_tag,
     service_tag,
@@ -82,7 +82,8 @@ _REVERSE = (b"\x07in-addr\x04arpa\x00", b"\x03ip6\x04arpa\x00")
 class View(msgspec.Struct):
     """A cluster as a `kubernetes` directive shows it: `ttl` in seconds, `primary` the zone that PTR and NS point into.
 
-    `own` gives the server's own addresses, packed, for the NS records.
+    `own` gives the server's own addresses, packed, for the NS records. With `rfc_cname` an ExternalName is an alias for
+    questions of every type.
     """
 
     cluster: Cluster
@@ -90,6 +91,7 @@ class View(msgspec.Struct):
     ttl: int = 5
     pods: str = "disabled"
     ignore_empty: bool = False
+    rfc_cname: bool = False
     own: Callable[[], Sequence[bytes]] = tuple
 
 
@@ -278,7 +280,7 @@ def _lookup_external(view: View, question: Question, service: ServiceModel, left
     # Names below one don't exist: search lists would otherwise lead `www.google.com` to a service called `com`.
     if left or not service.external:
         return NXDOMAIN
-    if question.rtype in (Type.A, Type.AAAA, Type.CNAME):
+    if view.rfc_cname or question.rtype in (Type.A, Type.AAAA, Type.CNAME):
         return Alias(service.external)
     return NODATA
 
@@ -407,7 +409,7 @@ def _lookup_pod(view: View, question: Question) -> Outcome:
         return NXDOMAIN
     if len(labels) == 2:
         return NODATA
-    packed = _dashed_address(labels[-3])
+    packed = dashed_address(labels[-3])
     # Up to two labels in front are ignored: wildcard certificates are made for such names.
     if packed is None or len(labels) > 5:
         return NXDOMAIN
@@ -420,7 +422,8 @@ def _lookup_pod(view: View, question: Question) -> Outcome:
     return NODATA
 
 
-def _dashed_address(label: bytes) -> bytes | None:
+def dashed_address(label: bytes) -> bytes | None:
+    """The packed address that a pod's label spells, such as `10-1-0-7` or `fd00--7`; None for any other label."""
     try:
         text = label.decode("ascii")
     except UnicodeDecodeError:
@@ -472,7 +475,7 @@ def zone_records(view: View, zone: bytes) -> Iterator[Record]:
     Pod records are those of pods that are known. They are made by `lookup`, so they are what a client is answered.
     """
     seen: set[tuple[bytes, int, bytes]] = set()
-    for labels, types in _zone_names(view):
+    for labels, types in zone_names(view):
         owner = names.from_labels(labels)[:-1] + zone if labels else zone
         for rtype in types:
             outcome = lookup(view, Question(owner, labels, zone, rtype, set(), sys.maxsize), reverse=False)
@@ -502,7 +505,8 @@ def reverse_records(view: View, zone: bytes) -> Iterator[Record]:
                 yield Record(owner, Type.PTR, view.ttl, target)
 
 
-def _zone_names(view: View) -> Iterator[tuple[list[bytes], Sequence[int]]]:
+def zone_names(view: View) -> Iterator[tuple[list[bytes], Sequence[int]]]:
+    """Every name of a cluster's zone by its labels left of the zone, with the types that it may have records of."""
     yield [], (Type.SOA, Type.NS)
     yield [b"dns-version"], (Type.TXT,)
     yield [b"ns", b"dns"], (Type.A, Type.AAAA)

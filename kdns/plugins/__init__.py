@@ -7,6 +7,7 @@ no work. A Corefile's own order means nothing.
 from kdns.chain import Plugin
 from kdns.plugins.acl import Acl
 from kdns.plugins.any import Any
+from kdns.plugins.autopath import Autopath
 from kdns.plugins.bind import Bind
 from kdns.plugins.bufsize import Bufsize
 from kdns.plugins.cache import Cache
@@ -32,6 +33,7 @@ from kdns.plugins.ready import Ready
 from kdns.plugins.reload import Reload
 from kdns.plugins.rewrite import Rewrite
 from kdns.plugins.root import Root
+from kdns.plugins.search import Search
 from kdns.plugins.template import Template
 from kdns.plugins.trace import Trace
 from kdns.plugins.whoami import Whoami
@@ -57,6 +59,8 @@ PLUGINS: tuple[type[Plugin], ...] = (
     Chaos,
     Loadbalance,
     Rewrite,
+    Search,
+    Autopath,
     Acl,
     Header,
     Minimal,

@@ -19,14 +19,16 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import msgspec
 
 from kdns import metrics
+from kdns.addresses import pack_address
 from kdns.chain import Answer, Block, Next, Plugin, Request, failure
 from kdns.corefile import Token
 from kdns.errors import ConfigError, KdnsError, Problem, draw
 from kdns.kubernetes import inventory
-from kdns.kubernetes.cluster import Cluster, Kind
+from kdns.kubernetes.cluster import Cluster, Kind, Tag, external_target
 from kdns.kubernetes.controller import InventoryOptions
-from kdns.kubernetes.objects import EndpointSlice, Event, Put
+from kdns.kubernetes.objects import Delete, EndpointSlice, Event, Put, Service
 from kdns.kubernetes.schema import Alias, Found, NoData, NxDomain, Question, View, authority, lookup
+from kdns.kubernetes.search_path import SearchPathMisses
 from kdns.kubernetes.visible import Visible
 from kdns.options import (
     Fault,
@@ -35,6 +37,7 @@ from kdns.options import (
     Selector,
     choice,
     custom,
+    differs,
     duration,
     flag,
     number,
@@ -63,8 +66,8 @@ log = logging.getLogger("kdns.plugin.kubernetes")
 OTHER = 0
 NOT_READY = (14, "not synced with the cluster yet")
 STALE = (3, "the last known state of the cluster")
-# What CoreDNS calls them in its metric. Only slices that were computed from a selector say when their change began.
-_SERVICE_KINDS = {Kind.CLUSTER_IP: "cluster_ip", Kind.HEADLESS: "headless_with_selector"}
+# Whose slices say when the change that they show began; others of a headless service had no selector to begin with.
+_FROM_SELECTOR = "endpointslice-controller.k8s.io"
 # What may be old is not to be kept by others for longer than that, in seconds.
 STALE_TTL = 5
 # A chain of aliases ends here: enough for any that somebody meant, and a bound on what one question costs.
@@ -106,13 +109,20 @@ class KubernetesOptions(
         str,
         choice("disabled", "insecure", "verified"),
         "names such as `10-1-0-7.shop.pod`: none, any address, or only those of pods of the namespace",
+        differs("every address of a pod has its name, not only the first", lambda pods: pods == "verified"),
     ] = "disabled"
     endpoint_pod_names: Annotated[bool, flag(), "an endpoint without a hostname is named as its pod"] = False
     namespaces: Annotated[tuple[str, ...], words("NAMESPACE..."), "only these namespaces exist"] = ()
-    namespace_labels: Annotated[Selector | None, selector(), "only namespaces with these labels exist"] = None
+    namespace_labels: Annotated[
+        Selector | None,
+        selector(),
+        "only namespaces with these labels exist",
+        differs("addresses in the other namespaces have no PTR records either"),
+    ] = None
     labels: Annotated[Selector | None, selector(), "only services, slices and pods with these labels exist"] = None
     noendpoints: Annotated[bool, flag(), "headless services and endpoints have no names"] = False
     ignore: Annotated[str, choice("empty_service"), "a service without a ready endpoint has no name"] = ""
+    rfc_cname: Annotated[bool, flag(), "an ExternalName is an alias for all types, whatever it leads to"] = False
     fallthrough: Annotated[
         tuple[str, ...] | None,
         zones(none=(".",)),
@@ -171,6 +181,8 @@ class Kubernetes(Plugin):
     name: ClassVar[str] = "kubernetes"
     options: ClassVar[type[KubernetesOptions]] = KubernetesOptions
     heeds_names: ClassVar[bool] = False
+    # A cluster is read and kept once, however many blocks answer from it.
+    shared: ClassVar[bool] = True
 
     def __init__(self, options: KubernetesOptions, block: Block) -> None:
         self._options = options
@@ -183,7 +195,7 @@ class Kubernetes(Plugin):
         # With one zone within another a name's siblings may be of the inner one.
         self._nested = any(one is not other and one.name.endswith(other.name) for one in zones for other in zones)
         self._fallthrough = names.Zones(map(names.from_text, options.fallthrough or ()))
-        self.cluster = Cluster(self._process.clock, options.endpoint_pod_names)
+        self.cluster = Cluster(self._process.clock, options.endpoint_pod_names, block.locates_clients)
         self._visible = Visible(
             frozenset(options.namespaces),
             options.labels.matches if options.labels else None,
@@ -196,10 +208,16 @@ class Kubernetes(Plugin):
             ttl=options.ttl,
             pods=options.pods,
             ignore_empty=options.ignore == "empty_service",
+            rfc_cname=options.rfc_cname,
             own=lambda: self._process.addresses,
         )
+        # ExternalName services, by namespace and name, whose target was told to be none.
+        self._dead_aliases: dict[tuple[str, str], str] = {}
+        self._misses = SearchPathMisses(self.cluster.namespaces)
         self._started = asyncio.Event()
         self._failed: KdnsError | None = None
+        # What the inventory came to when it was read last, and when it was last right.
+        self._latest: inventory.Report | None = None
         self.loaded: inventory.Report | None = None
         self.live: Live | None = None if options.inventory else self._make_live()
 
@@ -216,11 +234,13 @@ class Kubernetes(Plugin):
             given.labels.text if given.labels else "",
             given.namespace_labels.text if given.namespace_labels else "",
             endpoints=not given.noendpoints,
-            pods=given.pods == "verified",
+            pods=given.pods == "verified" or self.cluster.clients is not None,
         )
         options = LiveOptions(
             Server(kubeconfig, context, given.endpoint, certificate, key, ca),
             wanted,
+            given.endpoint_pod_names,
+            self.cluster.clients is not None,
             given.startup_timeout,
             given.snapshot.path,
             given.snapshot.interval,
@@ -229,7 +249,9 @@ class Kubernetes(Plugin):
         return Live(options, self.cluster, self.apply, self._process.metrics, self._process.clock)
 
     def lives_on(self, options: KubernetesOptions, block: Block) -> bool:
-        """A reload that changes nothing here need not read the whole cluster again."""
+        """Whether it says the same of the same zones: then nobody needs to read the whole cluster again."""
+        if block.locates_clients and self.cluster.clients is None:
+            return False
         texts = options.zones or [names.to_text(zone) for zone in block.zones]
         return options == self._options and {_zone(text).name for text in texts} == set(self.zones)
 
@@ -239,9 +261,20 @@ class Kubernetes(Plugin):
         return [zone.name for zone in self._zones]
 
     @property
+    def visible(self) -> Visible:
+        """What it shows of what its source tells."""
+        return self._visible
+
+    @property
     def inventory_paths(self) -> tuple[str, ...]:
         """The files, folders and globs that it answers from."""
         return self._options.inventory
+
+    @property
+    def kubeconfig(self) -> tuple[str, str]:
+        """The kubeconfig and the context with which it asks the API; empty where it needs none."""
+        file, context = (*self._options.kubeconfig, "", "")[:2]
+        return file, context
 
     @property
     def server(self) -> str:
@@ -260,6 +293,36 @@ class Kubernetes(Plugin):
         )
         return InventoryOptions(self._options.service_cidr, chosen)
 
+    # For who finds names by where their clients stand
+
+    def namespace_at(self, address: bytes) -> bytes | None:
+        """The namespace of the pod whose packed address this is; None where it is nobody's, or may be several's."""
+        return None if self.cluster.clients is None else self.cluster.clients.namespace_at(address)
+
+    @property
+    def stale(self) -> bool:
+        """Whether it answers from a snapshot."""
+        return self.live is not None and self.live.stale
+
+    def has_zone(self, labels: list[bytes]) -> bool:
+        """Whether a name is in one of the zones."""
+        return self._zone_of(labels) is not None
+
+    def forward_zone_of(self, labels: list[bytes]) -> bytes | None:
+        """The longest of the zones that a name is in, if that is no reverse zone; in wire form."""
+        zone = self._zone_of(labels)
+        return None if zone is None or zone.reverse else zone.name
+
+    def knows(self, labels: list[bytes], tags: set[Tag]) -> bool:
+        """Whether there is such a name in the first forward zone, `labels` being those left of it.
+
+        The tags of what that depends on are added.
+        """
+        primary = self.view.primary
+        # A name exists once for all types; this one costs no records.
+        question = Question(primary, labels, primary, Type.TXT, tags)
+        return type(lookup(self.view, question, reverse=False)) is not NxDomain
+
     # The query
 
     async def handle(self, request: Request, next: Next) -> Answer:
@@ -274,7 +337,7 @@ class Kubernetes(Plugin):
             answer.authority = [authority(self.view, zone.name)]
             return answer
         answer = await self._answer(request, next, zone)
-        if self.live is not None and self.live.stale:
+        if self.stale:
             request.keep = False
             if answer.plugin == self.name and answer.error is None:
                 answer.error = STALE
@@ -292,6 +355,8 @@ class Kubernetes(Plugin):
             return Answer(answer=outcome.answer, additional=outcome.additional, plugin=self.name)
         if type(outcome) is Alias:
             return await self._follow(request, outcome.target, zone.name)
+        if type(outcome) is NxDomain and not request.absolute:
+            request.used = (*request.used, *self._misses.counter(labels))
         if type(outcome) is NxDomain and self._fallthrough.hold(query.qname, query.labels):
             answer = await next(request)
             # Nobody behind us: the name is of our zone, so this is a failure and no refusal.
@@ -333,13 +398,17 @@ class Kubernetes(Plugin):
             outcome = lookup(self.view, question, inside.reverse)
             request.varies = request.varies or question.varies
             match outcome:
-                case Found(answer=answer):
-                    return Answer(answer=chain + answer, plugin=self.name)
+                case Found(answer=answer, additional=additional):
+                    return Answer(answer=chain + answer, additional=additional, plugin=self.name)
                 case Alias(target=following):
                     chain.append(Record(target, Type.CNAME, self.view.ttl, following))
                     target = following
                 case NoData() | NxDomain():
-                    return self._negative(Rcode.NOERROR, zone)
+                    if not self.view.rfc_cname:
+                        return self._negative(Rcode.NOERROR, zone)
+                    # RFC 6604 §3: the response code is that of the last name.
+                    rcode = Rcode.NXDOMAIN if type(outcome) is NxDomain else Rcode.NOERROR
+                    return self._negative(rcode, inside.name, chain)
         return failure(f"more than {LONGEST_CHAIN} aliases follow one another", self.name)
 
     async def _ask_outside(self, request: Request, chain: list[Record], target: bytes) -> Answer:
@@ -353,24 +422,36 @@ class Kubernetes(Plugin):
             error = answer.error or (OTHER, f"the alias leads to a name that is answered with {code}")
             cause = answer.cause or f"{names.to_text(target)}, where the alias leads: {code} of `{answer.plugin}`"
             return failure(cause, self.name, error)
-        return Answer(answer=[*chain, *answer.answer], flags=0x0400 | answer.flags & 0x0200, plugin=self.name)
+        whole, flags = [*chain, *answer.answer], 0x0400 | answer.flags & 0x0200
+        if self.view.rfc_cname:
+            return Answer(answer.rcode, whole, answer.authority, flags=flags, plugin=self.name)
+        return Answer(answer=whole, flags=flags, plugin=self.name)
 
     # The source
 
     async def feed(self) -> None:
         """Apply what the source tells, as long as the configuration holds."""
+        counted: dict[metrics.Metric, metrics.Source] = {
+            metrics.SEARCH_PATH_MISSES: self._misses.misses,
+            metrics.SEARCH_PATH_SAVED: self._misses.saved,
+        }
         try:
-            if self.live is not None:
-                await self.live.run()
+            with self._process.metrics.reading(counted):
+                await self._follow_source()
+        except KdnsError as error:
+            self._failed = error
+        finally:
+            self._started.set()
+
+    async def _follow_source(self) -> None:
+        if self.live is not None:
+            await self.live.run()
+        with self._process.metrics.reading(self._inventory_gauges()):
             async for change in inventory.watch(self.inventory_paths, self.inventory_options):
                 if isinstance(change, inventory.Batch):
                     self.apply(change.events)
                 else:
                     self._report(change)
-        except KdnsError as error:
-            self._failed = error
-        finally:
-            self._started.set()
 
     def apply(self, events: Iterable[Event], live: bool = False) -> None:
         """Take in events of the source, and let the answers go that depend on what they change.
@@ -390,12 +471,33 @@ class Kubernetes(Plugin):
                 # One tenant's object must not cost the others theirs.
                 log.exception("an object could not be taken in: %s", event)
                 self._process.metrics.increase(metrics.KUBERNETES_SKIPPED, "model")
+                continue
+            if self.live is not None:
+                self._doubt(seen)
         if changed:
             self._process.forget(changed)
         if self.live is not None:
             self.view.ttl = min(self._options.ttl, STALE_TTL) if self.live.stale else self._options.ttl
             if live:
                 self._measure(events)
+
+    def _doubt(self, event: Event) -> None:
+        """Say once of an ExternalName that leads to no name that it has no record; an inventory says so by itself."""
+        match event:
+            case Put(object=Service(metadata=metadata, spec=spec)) if spec.type == "ExternalName":
+                target = spec.external_name or ""
+                # Without its final dot an address is what it is.
+                wrong = "an address" if pack_address(target.rstrip(".")) else "no name of a host"
+                if external_target(target):
+                    self._dead_aliases.pop((metadata.namespace, metadata.name), None)
+                elif self._dead_aliases.get((metadata.namespace, metadata.name)) != target:
+                    self._dead_aliases[metadata.namespace, metadata.name] = target
+                    text = "the ExternalName %s/%s has no record, for `%s` is %s"
+                    log.warning(text, metadata.namespace, metadata.name, target, wrong)
+            case Put(object=Service(metadata=metadata)):
+                self._dead_aliases.pop((metadata.namespace, metadata.name), None)
+            case Delete(kind="Service", namespace=namespace, name=name):
+                self._dead_aliases.pop((namespace, name), None)
 
     def _measure(self, events: Iterable[Event]) -> None:
         """Observe how long changes of endpoints took to get here, by the time that their controller wrote down."""
@@ -406,18 +508,26 @@ class Kubernetes(Plugin):
             metadata = event.object.metadata
             began = metadata.annotations.last_change if metadata.annotations else None
             service = self.cluster.service(metadata.namespace.encode(), (event.object.service or "").encode())
-            kind = _SERVICE_KINDS.get(service.kind) if service else None
-            if began is None or kind is None:
+            kind = _service_kind(service.kind, event.object) if service else ""
+            if began is None or not kind:
                 continue
             with contextlib.suppress(ValueError):
                 seconds = now - datetime.fromisoformat(began).timestamp()
                 self._process.metrics.observe(metrics.KUBERNETES_PROGRAMMING, max(0.0, seconds), kind)
 
+    def _inventory_gauges(self) -> dict[metrics.Metric, metrics.Source]:
+        return {
+            metrics.INVENTORY_LOADED: lambda: {(): float(self._latest is not None and self._latest.loaded)},
+            metrics.INVENTORY_PROBLEMS: lambda: {(): len(self._latest.problems) if self._latest else 0},
+            metrics.INVENTORY_OBJECTS: self._objects,
+        }
+
+    def _objects(self) -> dict[tuple[str, ...], float]:
+        return {(kind,): count for kind, count in self.loaded.counts.items()} if self.loaded else {}
+
     def _report(self, report: inventory.Report) -> None:
-        numbers = self._process.metrics
-        numbers.set(metrics.INVENTORY_LOADED, 1 if report.loaded else 0)
-        numbers.set(metrics.INVENTORY_PROBLEMS, len(report.problems))
-        numbers.increase(metrics.INVENTORY_RELOADS, "ok" if report.loaded else "failed")
+        self._latest = report
+        self._process.metrics.increase(metrics.INVENTORY_RELOADS, "ok" if report.loaded else "failed")
         first = self.loaded is None
         if first and not report.loaded:
             # The start is refused, and whoever started us is told there.
@@ -430,9 +540,6 @@ class Kubernetes(Plugin):
             log.error("%s", report.verdict)
             return
         self.loaded = report
-        numbers.clear(metrics.INVENTORY_OBJECTS)
-        for kind, count in report.counts.items():
-            numbers.set(metrics.INVENTORY_OBJECTS, count, kind)
         self._started.set()
         if not first:
             log.info("inventory loaded again: %s", _summary(report.counts))
@@ -467,6 +574,23 @@ class Kubernetes(Plugin):
             yield "every service is answered with its endpoints (cluster_ips endpoints)"
         else:
             yield f"services without an address get one of {' '.join(self._options.service_cidr)}"
+
+
+def kubernetes_of(block: Block, directive: str) -> Kubernetes:
+    """The one of a server block, with which a directive works. Raises ConfigError if there is none."""
+    for plugin in block.plugins:
+        if isinstance(plugin, Kubernetes):
+            return plugin
+    hint = "that one knows the services and the pods"
+    raise ConfigError([Problem(f"`{directive}` needs `kubernetes` in the same server block", hint=hint)])
+
+
+def _service_kind(kind: Kind, part: EndpointSlice) -> str:
+    """What CoreDNS calls the kind of a service with this slice, in its metric; nothing for one without endpoints."""
+    if kind is Kind.HEADLESS:
+        made_by = (part.metadata.labels or {}).get("endpointslice.kubernetes.io/managed-by")
+        return f"headless_{'with' if made_by == _FROM_SELECTOR else 'without'}_selector"
+    return "cluster_ip" if kind is Kind.CLUSTER_IP else ""
 
 
 def _zone(text: str) -> _Zone:

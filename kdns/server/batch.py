@@ -46,7 +46,8 @@ class BatchedUdpServer(UdpServer):
     def __init__(self, responder: Responder, sock: socket.socket, limits: UdpLimits | None = None) -> None:
         super().__init__(responder, sock, limits)
         self._ring = Ring(sock, self._anywhere)
-        self._answers: AnswerCache = responder.answers("udp", ":" in self._local[0])
+        self._six = ":" in self._local[0]
+        self._answers: AnswerCache = responder.answers("udp", self._six)
         self._responder = responder
 
     def _readable(self) -> None:
@@ -71,31 +72,21 @@ class BatchedUdpServer(UdpServer):
         data, lengths, vectors = ring.data, ring.lengths, ring.vectors
         positive, negative = self._answers.positive.young_get, self._answers.negative.young_get
         denials = self._answers.denials.young_get
+        otherwise = self._answers.find_otherwise
+        placed = self._responder.placed_answers("udp", self._six)
         silent = ring.ports[1 : count * 16 : 16].tolist()
         # Nobody's, mostly: then no place needs a look of its own.
         silent = [] if _SILENT.isdisjoint(silent) else silent
         unsent: list[int] = []
         used: list[Kept] = []
         hits = 0
-        kept = None
+        kept: Kept | None = None
         # With one zone all that a batch took goes to its times; with several each reply says which.
         many_zones = self._responder.many_zones
         for number, start, behind_id, length, vector in _NUMBERS if count == PLACES else _NUMBERS[:count]:
             key = data[behind_id : start + lengths[length]].tobytes()
             found = positive(key) or negative(key)
-            if found is not None and (not silent or silent[number] not in _SILENT):
-                body = found.body or next(found.replies, None)
-                if body is not None:
-                    size = len(body)
-                    data[behind_id : behind_id + size] = body
-                    vectors[vector] = size + 2
-                    found.uses += 1
-                    kept = found
-                    hits += 1
-                    if many_zones:
-                        used.append(found)
-                    continue
-            elif found is None and not silent and len(key) > _LABEL:
+            if found is None and not silent and len(key) > _LABEL:
                 # As `AnswerCache.denial` does it, without its two calls.
                 after = _LABEL + key[_LABEL - 1]
                 denied: Denial | None = denials(key[:_LABEL] + key[after:])  # type: ignore[assignment]
@@ -109,6 +100,39 @@ class BatchedUdpServer(UdpServer):
                     hits += 1
                     if many_zones:
                         used.append(denied)
+                    continue
+            if found is None and placed is not None:
+                # What is kept for those who stand where this client does.
+                place = placed.places.get(ring.address(number))
+                if place is not None:
+                    key = place + key
+                    found = placed.positive.young_get(key) or placed.negative.young_get(key)
+            if found is not None and (not silent or silent[number] not in _SILENT):
+                body = found.body or next(found.replies, None)
+                if body is not None:
+                    size = len(body)
+                    data[behind_id : behind_id + size] = body
+                    vectors[vector] = size + 2
+                    found.uses += 1
+                    kept = found
+                    hits += 1
+                    if many_zones:
+                        used.append(found)
+                    continue
+            elif not silent and (other := otherwise(key)) is not None:
+                # The question stays as the client spelled it: what the reply says of its name are pointers to it.
+                found, question_end = other
+                body = found.body or next(found.replies, None)
+                if body is not None:
+                    size = len(body)
+                    data[behind_id : behind_id + 10] = body[:10]
+                    data[behind_id + question_end : behind_id + size] = body[question_end:]
+                    vectors[vector] = size + 2
+                    found.uses += 1
+                    kept = found
+                    hits += 1
+                    if many_zones:
+                        used.append(found)
                     continue
             if not self._answer_place(number):
                 unsent.append(number)

@@ -127,6 +127,13 @@ class Ring:
         flow, scope = int.from_bytes(name[4:8], "big"), int.from_bytes(name[24:28], sys.byteorder)
         return socket.inet_ntop(socket.AF_INET6, name[8:24]), port, flow, scope
 
+    def address(self, number: int) -> bytes:
+        """The address that the datagram came from, packed."""
+        start = number * _NAME_BYTES
+        return (
+            self._names[start + 8 : start + 24].tobytes() if self._six else self._names[start + 4 : start + 8].tobytes()
+        )
+
     def ancillary(self, number: int) -> Ancillary:
         """The address that was asked, as the ancillary data that came with the datagram."""
         start = number * _CONTROL_BYTES

@@ -168,12 +168,13 @@ class Server(Started):
         self.process.send_signal(signal.SIGCONT)
 
 
-def corefile(port: int, http: int, options: str, forward: str = "") -> str:
-    """A Corefile with all that tests look at; `options` are lines of `kubernetes`."""
+def corefile(port: int, http: int, options: str, forward: str = "", more: Sequence[str] = ()) -> str:
+    """A Corefile with all that tests look at; `options` are lines of `kubernetes`, `more` are other directives."""
     lines = [
         "bind 127.0.0.1",
         "errors",
         *(f"{each} 127.0.0.1:{http}" for each in ("health", "ready", "prometheus")),
+        *more,
         "kubernetes cluster.local in-addr.arpa ip6.arpa {",
         *(f"    {line.strip()}" for line in options.strip().splitlines()),
         "}",
@@ -189,6 +190,7 @@ def serving(
     forward: str = "",
     environment: Mapping[str, str] | None = None,
     account_folder: Path | None = None,
+    more: Sequence[str] = (),
 ) -> Iterator[Server]:
     """kdns with these lines in its `kubernetes`, once it listens; it ends with the block.
 
@@ -197,7 +199,7 @@ def serving(
     number = next(_NUMBERS)
     port, http = free_port(), free_port()
     written = folder / f"Corefile-{number}"
-    written.write_text(corefile(port, http, options, forward))
+    written.write_text(corefile(port, http, options, forward, more))
     # setpriv: the kernel ends it when we end without coming to our own end.
     line = [needs.command("setpriv", "unshare"), "--pdeathsig", "KILL"]
     if account_folder is not None:

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from kdns.addresses import pack_address
 from kdns.chain import Answer, Block, Process, Request, failure, start
-from kdns.kubernetes.cluster import SERIAL, Cluster, Tag, address_text, dashed, pack_address
+from kdns.kubernetes.cluster import SERIAL, Cluster, Tag, address_text, dashed
 from kdns.kubernetes.objects import (
     Delete,
     Endpoint,

@@ -328,6 +328,18 @@ error: `Nodeport` is no type of Service
 hint: was `NodePort` meant?""",
     ),
     (
+        "an unknown dnsPolicy of a Pod",
+        POD % "a" + "spec: {dnsPolicy: clusterFirst}\n",
+        """\
+error: `clusterFirst` is no dnsPolicy
+  shop.yaml:4:19
+  in Pod default/a: spec.dnsPolicy
+    4 | spec: {dnsPolicy: clusterFirst}
+      |                   ^^^^^^^^^^^^
+  expected `ClusterFirst`, `ClusterFirstWithHostNet`, `Default` or `None`
+hint: was `ClusterFirst` meant?""",
+    ),
+    (
         "an ExternalName that stands for nothing",
         SERVICE + "  type: ExternalName\n",
         """\

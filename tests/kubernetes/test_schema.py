@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdns.kubernetes.cluster import Cluster, pack_address
+from kdns.addresses import pack_address
+from kdns.kubernetes.cluster import Cluster
 from kdns.kubernetes.objects import (
     Endpoint,
     EndpointPort,

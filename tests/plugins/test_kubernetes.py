@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kdns.chain import Answer, Request, failure
-from kdns.kubernetes.objects import Metadata, Namespace, Put, Service, ServiceSpec, Synced
+from kdns.kubernetes.objects import Delete, Metadata, Namespace, Put, Service, ServiceSpec, Synced
 from kdns.plugins.kubernetes import Kubernetes
 from kdns.wire.records import Rcode
 from tests.plugins import trial
@@ -55,3 +55,24 @@ def test_why_an_alias_leads_nowhere_is_told(answer: Answer, cause: str, error: t
     request.server = Says(answer)
     said = trial.answer(plugin, request)
     assert (said.rcode, said.plugin, said.cause, said.error) == (Rcode.SERVFAIL, "kubernetes", cause, error)
+
+
+def test_an_external_name_that_leads_to_no_name_is_told_once() -> None:
+    plugin = trial.plugin(Kubernetes, "kubernetes cluster.local {\n endpoint http://127.0.0.1:9\n}")
+
+    def alias(target: str) -> Put:
+        spec = ServiceSpec(type="ExternalName", external_name=target)
+        return Put(Service(Metadata(name="db", namespace="shop"), spec))
+
+    with trial.log_lines() as lines:
+        for target in ("192.0.2.1", "192.0.2.1", "fd00::1.", "db.example.com", "192.0.2.1", "a..b"):
+            plugin.apply([alias(target)])
+        plugin.apply([Delete("Service", "shop", "db"), alias("a..b")])
+    told = [line.partition("plugin/kubernetes: ")[2] for line in lines]
+    assert told == [
+        "the ExternalName shop/db has no record, for `192.0.2.1` is an address",
+        "the ExternalName shop/db has no record, for `fd00::1.` is an address",
+        "the ExternalName shop/db has no record, for `192.0.2.1` is an address",
+        "the ExternalName shop/db has no record, for `a..b` is no name of a host",
+        "the ExternalName shop/db has no record, for `a..b` is no name of a host",
+    ]
