@@ -10,7 +10,7 @@ import socket
 import struct
 from collections.abc import Callable
 
-from kdns.answers import AnswerCache
+from kdns.answers import AnswerCache, PlacedAnswers
 from kdns.wire import names
 
 
@@ -36,9 +36,13 @@ class StandIn:
         self.cancelled = 0
         self.many_zones = False
         self.kept = AnswerCache()
+        self.placed: PlacedAnswers | None = None
 
     def answers(self, transport: str, six: bool) -> AnswerCache:
         return self.kept
+
+    def placed_answers(self, transport: str, six: bool) -> PlacedAnswers | None:
+        return self.placed
 
     def respond(
         self,

@@ -6,12 +6,13 @@ import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from itertools import pairwise
 
 import pytest
 import uvloop
 
-from kdns.server.batch import BatchedUdpServer
-from kdns.server.mmsg import PLACE_BYTES
+from kdns.server.batch import ROUNDS, BatchedUdpServer
+from kdns.server.mmsg import PLACE_BYTES, PLACES
 from kdns.server.udp import SILENT_PORTS, UdpLimits, UdpServer, open_udp
 from tests.server.standin import StandIn, answer, eventually, query, receive, udp_client
 
@@ -290,6 +291,34 @@ def test_leaving_a_shared_port_loses_no_query(run: Run, address: str) -> None:
     run(story())
 
 
+def test_under_a_flood_the_rest_of_the_process_has_its_turn(run: Run) -> None:
+    async def story() -> None:
+        responder = StandIn()
+        server = KIND.get()(responder, open_udp("127.0.0.1", 0))
+        turns: list[int] = []
+
+        def turn() -> None:
+            turns.append(server.received)
+            if server.received < sent:
+                loop.call_soon(turn)
+
+        loop = asyncio.get_running_loop()
+        with udp_client() as client:
+            # All of them wait before the server begins.
+            sent = 280
+            for number in range(sent):
+                client.sendto(query("now.test.", number), server.sock.getsockname())
+            server.start()
+            loop.call_soon(turn)
+            await eventually(lambda: server.received == sent)
+        steps = [after - before for before, after in pairwise([0, *turns])]
+        # As many packets as are taken at most before the others are asked.
+        assert max(steps) <= (64 if KIND.get() is UdpServer else ROUNDS * PLACES)
+        await server.stop()
+
+    run(story())
+
+
 def test_packets_that_a_full_buffer_lost_are_counted() -> None:
     # The kernel makes of it the least that it allows: a few packets.
     sock = open_udp("127.0.0.1", 0, limits=UdpLimits(receive_buffer_bytes=1))
@@ -355,6 +384,25 @@ def test_a_kept_reply_is_sent_without_asking_and_counted(run: Run, many_zones: b
         await server.stop()
 
     run(story())
+
+
+def test_a_kept_reply_goes_to_who_spells_its_name_otherwise_in_that_spelling() -> None:
+    if KIND.get() is UdpServer:
+        # There the responder itself looks.
+        return
+
+    async def story() -> None:
+        async with serving() as (_, responder, port):
+            kept = query("kept.test.")
+            keep(responder, kept, b"\x85\x00" + kept[4:] + b"more")
+            with udp_client() as client:
+                for number, spelled in enumerate((b"\4kept\4test\0", b"\4KEPT\4tEST\0", b"\4kepT\4test\0")):
+                    asked = number.to_bytes(2, "big") + kept[2:12] + spelled + kept[-4:]
+                    client.sendto(asked, ("127.0.0.1", port))
+                    assert (await receive(client))[0] == asked[:2] + b"\x85\x00" + asked[4:] + b"more"
+            assert not responder.seen
+
+    asyncio.run(story())
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "::"])
