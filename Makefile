@@ -52,6 +52,9 @@ format: setup ## rewrite the code in the one format
 
 bench: setup ## measure kdns beside C, Knot and CoreDNS into docs/benchmarks.md; COREDNS=/path names a binary
 	COREDNS='$(COREDNS)' $(BIN)/python -m bench.speed $(if $(BASE),--base $(BASE))
+	COREDNS='$(COREDNS)' $(BIN)/python -m bench.sizes --write
+	COREDNS='$(COREDNS)' $(BIN)/python -m bench.churn --write
+	COREDNS='$(COREDNS)' $(BIN)/python -m bench.overload --write
 
 bench-quick: setup ## the same in under three minutes, printed only; BASE=revision measures that one beside this
 	COREDNS='$(COREDNS)' $(BIN)/python -m bench.speed --quick $(if $(BASE),--base $(BASE))

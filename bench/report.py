@@ -5,17 +5,23 @@ from __future__ import annotations
 import os
 import platform
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from bench.works import Work
 
 DOCS = Path(__file__).parent.parent / "docs"
-BEGINS, ENDS = "<!-- figures: begin -->\n", "<!-- figures: end -->\n"
 # Whom the others are measured by, in this order, and whom a ratio is told of.
 YARDSTICKS = ("floor", "Knot", "CoreDNS", "base")
-COLOURS = {"floor": "#9aa0a6", "Knot": "#7aa874", "kdns": "#2b6cb0", "base": "#90cdf4", "CoreDNS": "#d98c5f"}
+COLOURS = {
+    "floor": "#9aa0a6",
+    "Knot": "#7aa874",
+    "kdns": "#2b6cb0",
+    "kdns, search": "#6b46c1",
+    "base": "#90cdf4",
+    "CoreDNS": "#d98c5f",
+}
 
 
 class Sample(NamedTuple):
@@ -52,18 +58,18 @@ def table(chosen: Sequence[Work], figures: Figures) -> str:
     lines = [
         "CPU of the server for a query in µs: median (least–most), and thousands of queries a second",
         "",
-        *_rows(["work", *names], _cpu_rows(chosen, figures, names)),
+        *rows(["work", *names], _cpu_rows(chosen, figures, names)),
         "",
         "How many times the CPU of another server kdns takes",
         "",
-        *_rows(["work", *(f"of {name}" for name in YARDSTICKS if name in names)], _ratio_rows(chosen, figures)),
+        *rows(["work", *(f"of {name}" for name in YARDSTICKS if name in names)], _ratio_rows(chosen, figures)),
     ]
     if any(work.rate for work in chosen):
         lines += [
             "",
             "Time until the reply in ms at a steady rate: half, 99 % and 99.9 % of the queries",
             "",
-            *_rows(["work", *names], _latency_rows(chosen, figures, names)),
+            *rows(["work", *names], _latency_rows(chosen, figures, names)),
         ]
     return "\n".join(lines)
 
@@ -74,12 +80,22 @@ def write(chosen: Sequence[Work], figures: Figures, rounds: int) -> None:
         work: {name: samples for name, samples in of_servers.items() if name != "base"}
         for work, of_servers in figures.items()
     }
-    page = DOCS / "benchmarks.md"
-    before, _, rest = page.read_text().partition(BEGINS)
-    after = rest.partition(ENDS)[2]
-    where = f"{rounds} rounds, {os.cpu_count()} CPUs, Linux {platform.release()}, Python {platform.python_version()}."
-    page.write_text(f"{before}{BEGINS}{where}\n\n{table(chosen, figures)}\n{ENDS}{after}")
+    put("figures", f"{rounds} rounds, {machine()}.\n\n{table(chosen, figures)}")
     (DOCS / "benchmarks.svg").write_text(picture(chosen, figures))
+
+
+def put(what: str, text: str) -> None:
+    """Write a text into docs/benchmarks.md, between the marks of that name."""
+    page = DOCS / "benchmarks.md"
+    begins, ends = f"<!-- {what}: begin -->\n", f"<!-- {what}: end -->\n"
+    before, _, rest = page.read_text().partition(begins)
+    after = rest.partition(ends)[2]
+    page.write_text(f"{before}{begins}{text}\n{ends}{after}")
+
+
+def machine() -> str:
+    """Where it was measured, in a few words."""
+    return f"{os.cpu_count()} CPUs, Linux {platform.release()}, Python {platform.python_version()}"
 
 
 def picture(chosen: Sequence[Work], figures: Figures) -> str:
@@ -156,18 +172,19 @@ def _latency_rows(chosen: Sequence[Work], figures: Figures, names: Sequence[str]
         for name in names:
             samples = figures[work.name].get(name, [])
             all = sorted(each for sample in samples for each in sample.latencies)
-            cells.append(" / ".join(f"{_percentile(all, share) * 1000:.2f}" for share in (0.5, 0.99, 0.999)))
+            cells.append(" / ".join(f"{percentile(all, share) * 1000:.2f}" for share in (0.5, 0.99, 0.999)))
         yield cells
 
 
-def _rows(heads: Sequence[str], rows: Iterator[list[str]]) -> Iterator[str]:
+def rows(heads: Sequence[str], cells: Iterable[Sequence[str]]) -> Iterator[str]:
+    """A table in Markdown, line by line."""
     yield f"| {' | '.join(heads)} |"
     yield f"|{' --- |' * len(heads)}"
-    for cells in rows:
-        yield f"| {' | '.join(cells)} |"
+    for each in cells:
+        yield f"| {' | '.join(each)} |"
 
 
-def _percentile(sorted_values: Sequence[float], share: float) -> float:
+def percentile(sorted_values: Sequence[float], share: float) -> float:
     return sorted_values[min(len(sorted_values) - 1, int(len(sorted_values) * share))] if sorted_values else 0.0
 
 

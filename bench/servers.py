@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -18,15 +20,20 @@ from bench import works
 from kdns.wire import names
 
 ROOT = Path(__file__).parent.parent
-START_SECONDS = 60.0
+START_SECONDS = 120.0
+POLL_SECONDS = 0.01
 # Debian's daemons live where the PATH of a plain user doesn't lead.
 DAEMONS = "/usr/sbin:/usr/local/sbin"
+
+# The kdns that finds short names, beside the one that is compared with others.
+SEARCHING = "kdns, search"
 
 # kubeadm's, as far as it concerns names of the cluster; kdns and CoreDNS differ in one line, where the objects are.
 COREFILE = """\
 .:{port} {{
     bind {address}
     errors
+    {more}
     kubernetes cluster.local in-addr.arpa ip6.arpa {{
         {source}
         pods insecure
@@ -55,16 +62,25 @@ zone:
 
 
 class Server(NamedTuple):
-    """A server that answers at a port of 127.0.0.1."""
+    """A server that answers at a port of 127.0.0.1; what it took from its start to the first answer, in seconds."""
 
     name: str
     port: int
     pid: int
+    metrics: int = 0
+    first_seconds: float = 0.0
+    first_cpu_seconds: float = 0.0
 
     def cpu_seconds(self) -> float:
         """The CPU time of all its threads so far: what /proc/PID/stat has as utime + stime, but in nanoseconds."""
-        # The clock of a process, as clock_getcpuclockid(3) makes its number.
-        return time.clock_gettime((~self.pid << 3) | 2)
+        return _cpu_seconds(self.pid)
+
+    def megabytes(self, field: str) -> float:
+        """A line of /proc/PID/status: VmRSS is what is resident, VmHWM the most that ever was."""
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith(f"{field}:"):
+                return int(line.split()[1]) / 1024
+        raise LookupError(field)
 
 
 class Place(NamedTuple):
@@ -78,7 +94,8 @@ class Place(NamedTuple):
         return self.folder / "cluster.json"
 
     def of(self, name: str) -> Path:
-        found = self.folder / name.replace("/", "-")
+        # A Corefile parts words at spaces.
+        found = self.folder / name.replace("/", "-").replace(", ", "-")
         found.mkdir(exist_ok=True)
         return found
 
@@ -107,25 +124,53 @@ def knot(place: Place) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def coredns(place: Place, program: str) -> Iterator[Server]:
-    """CoreDNS without `cache`, so always fresh as kdns is, on a stand-in for the API server."""
-    folder, port, api = place.of("coredns"), free_port(), free_port()
-    source = f"endpoint http://127.0.0.1:{api}"
-    line = [program, "-conf", str(_corefile(folder, place.address, port, source))]
-    with (
-        _process([sys.executable, "-m", "bench.api", str(api), str(place.manifests)], place.of("api")),
-        _running("CoreDNS", line, port, folder) as server,
-    ):
+def api(place: Place) -> Iterator[int]:
+    """A stand-in for the API server, and its port."""
+    port = free_port()
+    with _process([sys.executable, "-m", "bench.api", str(port), str(place.manifests)], place.of("api")):
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"no API server:\n{(place.of('api') / 'said').read_text()}")
+            time.sleep(0.05)
+        yield port
+
+
+@contextlib.contextmanager
+def coredns(place: Place, program: str, api_port: int) -> Iterator[Server]:
+    """CoreDNS without `cache`, so always fresh as kdns is."""
+    folder, port, metrics = place.of("coredns"), free_port(), free_port()
+    source = f"endpoint http://127.0.0.1:{api_port}"
+    line = [program, "-conf", str(_corefile(folder, place.address, port, metrics, source))]
+    with _running("CoreDNS", line, port, folder, metrics=metrics) as server:
         yield server
 
 
 @contextlib.contextmanager
-def kdns(place: Place, name: str = "kdns", tree: Path = ROOT) -> Iterator[Server]:
-    """kdns as `coredns -conf` starts it, from this tree or from another one."""
-    folder, port = place.of(name), free_port()
-    file = _corefile(folder, place.address, port, f"inventory {place.manifests}")
+def kdns(place: Place, name: str = "kdns", tree: Path = ROOT, api_port: int = 0) -> Iterator[Server]:
+    """kdns as `coredns -conf` starts it, from this tree or from another one; without an API server on the manifests."""
+    folder, port, metrics = place.of(name), free_port(), free_port()
+    source = f"endpoint http://127.0.0.1:{api_port}" if api_port else f"inventory {place.manifests}"
+    file = _corefile(folder, place.address, port, metrics, source)
     line = [sys.executable, "-c", "from kdns.coredns import main; main()", "-conf", str(file)]
-    with _running(name, line, port, folder, tree) as server:
+    with _running(name, line, port, folder, tree, metrics) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def searching(place: Place) -> Iterator[Server]:
+    """kdns with what finds short names, and a pod of the first namespace at the address that dnsperf has."""
+    folder, port, metrics = place.of(SEARCHING), free_port(), free_port()
+    pod = folder / "pod.json"
+    pod.write_text(json.dumps(works.pod_object(0, "asking", "127.0.0.1")))
+    source = f"inventory {place.manifests} {pod}"
+    more = "search\n    autopath @kubernetes"
+    file = _corefile(folder, place.address, port, metrics, source, more)
+    line = [sys.executable, "-c", "from kdns.coredns import main; main()", "-conf", str(file)]
+    with _running(SEARCHING, line, port, folder, metrics=metrics) as server:
         yield server
 
 
@@ -144,6 +189,16 @@ def tree_of(revision: str, folder: Path) -> Iterator[Path]:
         subprocess.run([*git, "remove", "--force", str(tree)], check=True)
 
 
+@contextlib.contextmanager
+def ending() -> Iterator[None]:
+    """Let SIGTERM end the servers too."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def found_knot() -> str | None:
     """Debian's knotd, if it is installed."""
     return shutil.which("knotd", path=f"{os.environ.get('PATH', '')}:{DAEMONS}")
@@ -159,22 +214,29 @@ def free_port() -> int:
                 return int(sock.getsockname()[1])
 
 
-def _corefile(folder: Path, address: str, port: int, source: str) -> Path:
+def _corefile(folder: Path, address: str, port: int, metrics: int, source: str, more: str = "") -> Path:
     file = folder / "Corefile"
     # With several servers in one run each has its own port for metrics.
-    file.write_text(COREFILE.format(port=port, metrics=free_port(), address=address, source=source))
+    file.write_text(COREFILE.format(port=port, metrics=metrics, address=address, source=source, more=more))
     return file
 
 
 @contextlib.contextmanager
-def _running(name: str, line: Sequence[str], port: int, folder: Path, tree: Path = ROOT) -> Iterator[Server]:
+def _running(
+    name: str, line: Sequence[str], port: int, folder: Path, tree: Path = ROOT, metrics: int = 0
+) -> Iterator[Server]:
     """Start a server and wait until it knows a name of the cluster."""
+    began = time.monotonic()
     with _process(line, folder, tree) as process:
-        deadline = time.monotonic() + START_SECONDS
         while not _answers(port):
-            if process.poll() is not None or time.monotonic() > deadline:
+            if process.poll() is not None or time.monotonic() > began + START_SECONDS:
                 raise RuntimeError(f"{name} doesn't answer:\n{(folder / 'said').read_text()}")
-        yield Server(name, port, process.pid)
+        yield Server(name, port, process.pid, metrics, time.monotonic() - began, _cpu_seconds(process.pid))
+
+
+def _cpu_seconds(pid: int) -> float:
+    # The clock of a process, as clock_getcpuclockid(3) makes its number.
+    return time.clock_gettime((~pid << 3) | 2)
 
 
 @contextlib.contextmanager
@@ -200,10 +262,10 @@ def _answers(port: int) -> bool:
             sock.send(query)
             reply = sock.recv(4096)
         except OSError:
-            time.sleep(0.05)
+            time.sleep(POLL_SECONDS)
             return False
     # A response, and no error in it; the floor's is the query itself.
     ready = reply[:2] == query[:2] and reply[2] & 0x80 != 0 and reply[3] & 15 == 0
     if not ready:
-        time.sleep(0.05)
+        time.sleep(POLL_SECONDS)
     return ready

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -52,23 +50,24 @@ def measure(running: Sequence[Server], plan: Plan, folder: Path) -> Figures:
     figures: Figures = {}
     for work in plan.works:
         questions = works.write(work, folder)
-        taking_part = [server for server in running if work.floor or server.name != "floor"]
+        able = [server for server in running if (server.name == servers.SEARCHING) is work.searching]
+        taking_part = [server for server in able if work.floor or server.name != "floor"]
         for server in taking_part:
             warm = work._replace(rate=0)
-            _dnsperf(server, warm, questions, WARM_SECONDS, "-n", str(WARM_PASSES))
+            dnsperf(server, warm, questions, WARM_SECONDS, "-n", str(WARM_PASSES))
         for number in range(plan.rounds):
             # Each begins a round as often as the others.
             turn = number % len(taking_part)
             for server in taking_part[turn:] + taking_part[:turn]:
                 seconds = plan.slow_seconds if work.rate else plan.seconds
-                sample = _dnsperf(server, work, questions, seconds)
+                sample = dnsperf(server, work, questions, seconds)
                 figures.setdefault(work.name, {}).setdefault(server.name, []).append(sample)
         _compare_shares(work, figures[work.name])
         print(report.line(work, figures[work.name]), file=sys.stderr, flush=True)
     return figures
 
 
-def _dnsperf(server: Server, work: Work, questions: Path, seconds: float, *more: str) -> Sample:
+def dnsperf(server: Server, work: Work, questions: Path, seconds: float, *more: str) -> Sample:
     """One run of dnsperf, and what it cost the server."""
     line = ["dnsperf", "-s", "127.0.0.1", "-p", str(server.port), "-d", str(questions), "-l", str(seconds)]
     line += ["-q", str(OUTSTANDING), "-c", "10", *work.options, *more]
@@ -120,24 +119,16 @@ def started(place: Place, base: str, coredns: str) -> Iterator[list[Server]]:
         else:
             _say("no Knot: `apt-get install knot` brings it")
         running.append(stack.enter_context(servers.kdns(place)))
+        running.append(stack.enter_context(servers.searching(place)))
         if base:
             tree = stack.enter_context(servers.tree_of(base, place.folder))
             running.append(stack.enter_context(servers.kdns(place, "base", tree)))
         if coredns:
-            running.append(stack.enter_context(servers.coredns(place, coredns)))
+            api_port = stack.enter_context(servers.api(place))
+            running.append(stack.enter_context(servers.coredns(place, coredns, api_port)))
         else:
             _say("no CoreDNS: COREDNS=/path names a binary")
         yield running
-
-
-@contextlib.contextmanager
-def _ending() -> Iterator[None]:
-    """Let SIGTERM end the servers too."""
-    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _say(text: str) -> None:
@@ -165,8 +156,8 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory(prefix="kdns-bench-") as name:
         place = Place(Path(name), "0.0.0.0" if arguments.anywhere else "127.0.0.1")
-        place.manifests.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": works.manifests()}))
-        with _ending(), started(place, arguments.base, arguments.coredns) as running:
+        works.write_manifests(place.manifests)
+        with servers.ending(), started(place, arguments.base, arguments.coredns) as running:
             figures = measure(running, plan, place.folder)
     print(report.table(plan.works, figures))
     if not arguments.quick and not arguments.works:

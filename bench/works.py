@@ -5,8 +5,9 @@ Everything follows from a seed, so that two runs ask the same.
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +35,8 @@ class Work(NamedTuple):
     rate: int = 0
     floor: bool = True
     quick: bool = True
+    # Asked of the kdns that finds short names, and of no other.
+    searching: bool = False
 
 
 def namespace(number: int) -> str:
@@ -55,14 +58,15 @@ def manifests() -> list[Object]:
         objects.append({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace(one)}})
         for number in range(SERVICES):
             address = f"10.96.{one}.{number + 10}"
-            objects.append(_service(one, service(number), address))
+            objects.append(service_object(one, service(number), address))
         for number in range(HEADLESS):
-            objects.append(_service(one, headless(number), "None"))
-            objects.append(_slice(one, number))
+            objects.append(service_object(one, headless(number), "None"))
+            objects.append(slice_object(one, headless(number), endpoints(one, number)))
     return objects
 
 
-def _service(one: int, name: str, address: str) -> Object:
+def service_object(one: int, name: str, address: str) -> Object:
+    """A Service in the namespace of that number; `address` is its ClusterIP, or None as the API spells it."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -76,22 +80,30 @@ def _service(one: int, name: str, address: str) -> Object:
     }
 
 
-def _slice(one: int, number: int) -> Object:
-    name = headless(number)
+def pod_object(one: int, name: str, address: str) -> Object:
+    """A Pod in the namespace of that number."""
+    metadata = {"name": name, "namespace": namespace(one)}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "status": {"podIP": address}}
+
+
+def endpoints(one: int, number: int) -> list[str]:
+    """The addresses of a headless service."""
+    return [f"10.{128 + one}.{number}.{each + 1}" for each in range(ENDPOINTS)]
+
+
+def slice_object(one: int, of: str, addresses: Sequence[str]) -> Object:
+    """The slice of a service in the namespace of that number."""
     return {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
         "metadata": {
-            "name": f"{name}-x7k2m",
+            "name": f"{of}-x7k2m",
             "namespace": namespace(one),
-            "labels": {"kubernetes.io/service-name": name},
+            "labels": {"kubernetes.io/service-name": of},
         },
         "addressType": "IPv4",
         "ports": [{"name": "http", "port": 80, "protocol": "TCP"}],
-        "endpoints": [
-            {"addresses": [f"10.{128 + one}.{number}.{each + 1}"], "conditions": {"ready": True}}
-            for each in range(ENDPOINTS)
-        ],
+        "endpoints": [{"addresses": [each], "conditions": {"ready": True}} for each in addresses],
     }
 
 
@@ -137,6 +149,21 @@ def strangers() -> Iterator[str]:
         yield f"x{chance.getrandbits(64):016x}.{_below(chance.randrange(NAMESPACES))} A"
 
 
+def own_in_full() -> Iterator[str]:
+    """The services of one namespace, whose pod asks."""
+    return (f"{service(number)}.{_below(0)} A" for number in range(SERVICES))
+
+
+def own_by_short_name() -> Iterator[str]:
+    """The same, as that pod calls them."""
+    return (f"{service(number)} A" for number in range(SERVICES))
+
+
+def others_along_the_list() -> Iterator[str]:
+    """Services of another namespace by the first name that the pod's resolver makes of `checkout-000.team-01`."""
+    return (f"{service(number)}.{namespace(1)}.{_below(0)} A" for number in range(SERVICES))
+
+
 def mixed_case() -> Iterator[str]:
     """Names as a resolver spells them that guards itself by random case (0x20): each time otherwise."""
     chance = random.Random(SEED)
@@ -172,6 +199,9 @@ WORKS = (
     Work("edns", "names again, EDNS", names_again, ("-e",)),
     Work("cookie", "names again, EDNS cookie", names_again, _COOKIE, quick=False),
     Work("case", "names again, 0x20", mixed_case, quick=False),
+    Work("own", "services of one namespace in full", own_in_full, floor=False, searching=True),
+    Work("short", "the same by their short names", own_by_short_name, floor=False, searching=True),
+    Work("autopath", "first names of a search list", others_along_the_list, floor=False, searching=True),
     Work("tcp", "names again, TCP", names_again, ("-m", "tcp", "-c", "20"), floor=False),
     Work("slow", "1,000 queries a second", names_again, rate=1000),
     Work("steady", "10,000 queries a second", names_again, rate=10_000, quick=False),
@@ -184,3 +214,8 @@ def write(work: Work, folder: Path) -> Path:
     with file.open("w") as out:
         out.writelines(f"{line}\n" for line in work.questions())
     return file
+
+
+def write_manifests(file: Path) -> None:
+    """The file of the cluster's objects."""
+    file.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": manifests()}))
