@@ -1,0 +1,1 @@
+"""`kdns compare`: the same questions to another server and to kdns, and what differs in their answers."""
