@@ -8,44 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import ipaddress
 import logging
-import os
-import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 
 import msgspec
 
 from kdns import metrics
-from kdns.chain import Block, Plugin, Process, Route, fold
+from kdns.addresses import pack_address
+from kdns.chain import Block, Plugin, Process, Route, fold, server_label
 from kdns.corefile import Corefile, Key, ServerBlock, fingerprint
 from kdns.errors import ConfigError, Problem
-from kdns.kubernetes.cluster import pack_address
+from kdns.listening import DRAIN_SECONDS, Listener, Listening, Sockets, close_sockets, open_sockets
 from kdns.options import unknown_directive
 from kdns.plugins import PLUGINS
 from kdns.plugins.bind import interface_addresses
-from kdns.responder import Responder, Site
-from kdns.server.batch import serve_udp
+from kdns.responder import Site
 from kdns.server.http import HttpServer
-from kdns.server.tcp import TcpServer, open_tcp
-from kdns.server.udp import UdpServer, open_udp
 from kdns.wire import names
 from kdns.wire.records import CLASS_IN
 
 log = logging.getLogger("kdns")
 
-DRAIN_SECONDS = 5.0
 _NAMES = [plugin.name for plugin in PLUGINS]
-
-
-class Listener(msgspec.Struct, frozen=True):
-    """One address and port, and the zones that are served there. An empty address is all addresses."""
-
-    address: str
-    port: int
-    sites: tuple[Site, ...]
 
 
 class Configuration(msgspec.Struct, frozen=True):
@@ -59,8 +45,13 @@ class Configuration(msgspec.Struct, frozen=True):
 
     @property
     def plugins(self) -> list[Plugin]:
-        """The plugins of all blocks, in the order of their blocks and of the chain."""
-        return [plugin for block in self.blocks for plugin in block.plugins]
+        """The plugins of all blocks, each once, in the order of their blocks and of the chain."""
+        return list(dict.fromkeys(plugin for block in self.blocks for plugin in block.plugins))
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes may listen where this one does."""
+        return any(listener.shared for listener in self.listeners)
 
 
 def build(corefile: Corefile, process: Process, living: Iterable[Plugin] | None = None) -> Configuration:
@@ -114,21 +105,36 @@ def _build_block(server_block: ServerBlock, process: Process, problems: list[Pro
         for plugin, options in made:
             same = next((each for each in living if type(each) is plugin and each.lives_on(options, block)), None)
             if same is not None:
-                living.remove(same)
+                if not plugin.shared:
+                    living.remove(same)
                 block.plugins.append(same)
                 continue
             try:
                 block.plugins.append(plugin(options, block))
                 block.plugins[-1].configure(block)
+                if plugin.shared:
+                    living.append(block.plugins[-1])
             except ConfigError as error:
-                place = server_block.named(plugin.name)[0].name.place()
-                problems += [msgspec.structs.replace(each, place=each.place or place) for each in error.problems]
+                problems += _placed(error, server_block, plugin.name)
+    if all(problem.warning for problem in problems[before:]):
+        for each in block.plugins:
+            try:
+                each.join(block)
+            except ConfigError as error:
+                problems += _placed(error, server_block, each.name)
     return block
+
+
+def _placed(error: ConfigError, server_block: ServerBlock, name: str) -> list[Problem]:
+    """The problems of a directive, at the directive where they know no better place."""
+    place = server_block.named(name)[0].name.place()
+    return [msgspec.structs.replace(each, place=each.place or place) for each in error.problems]
 
 
 def _listeners(blocks: Iterable[tuple[ServerBlock, Block]], problems: list[Problem]) -> list[Listener]:
     sites: dict[tuple[str, int], dict[bytes, Site]] = {}
     first: dict[tuple[str, int, bytes], Key] = {}
+    shared: set[tuple[str, int]] = set()
     for server_block, block in blocks:
         handling = [plugin for plugin in block.plugins if plugin.handle is not None]
         chain = fold([plugin.handle for plugin in handling if plugin.handle is not None])
@@ -149,27 +155,14 @@ def _listeners(blocks: Iterable[tuple[ServerBlock, Block]], problems: list[Probl
                     )
                     continue
                 first[(*place, zone)] = key
-                label = _server_label(address, key.port)
+                if block.shares_port:
+                    shared.add(place)
+                label = server_label(address, key.port)
                 directives = tuple(plugin.name for plugin in block.plugins)
-                sites.setdefault(place, {})[zone] = Site(zone, chain, label, classes, directives, deniers)
-    return [Listener(address, port, tuple(found.values())) for (address, port), found in sites.items()]
-
-
-def _server_label(address: str, port: int) -> str:
-    return f"dns://{f'[{address}]' if ':' in address else address}:{port}"
-
-
-class _Open(msgspec.Struct, frozen=True):
-    """A listener while it is served: who answers, and the servers of its sockets."""
-
-    responder: Responder
-    udp: list[UdpServer]
-    tcp: TcpServer
-
-    async def stop(self) -> None:
-        """Answer what has arrived, and close."""
-        servers: list[UdpServer | TcpServer] = [*self.udp, self.tcp]
-        await asyncio.gather(*(server.stop(DRAIN_SECONDS) for server in servers))
+                sites.setdefault(place, {})[zone] = Site(
+                    zone, chain, label, classes, directives, deniers, tuple(handling)
+                )
+    return [Listener(*place, tuple(found.values()), place in shared) for place, found in sites.items()]
 
 
 class App:
@@ -179,9 +172,11 @@ class App:
         self._configuration = configuration
         self._process = configuration.process
         self._feeds: dict[Plugin, asyncio.Task[None]] = {}
-        self._open: dict[tuple[str, int], _Open] = {}
-        self._http = HttpServer(_routes(configuration))
+        self._open: dict[tuple[str, int], Listening] = {}
+        self._http = HttpServer(_routes(configuration), configuration.shared)
+        self._leaving: set[Listening] = set()
         self._retiring: set[asyncio.Task[None]] = set()
+        self._drained = asyncio.Event()
 
     @property
     def configuration(self) -> Configuration:
@@ -193,6 +188,7 @@ class App:
 
         Raises KdnsError where that can't be, and then holds nothing.
         """
+        self._process.starting = True
         try:
             await self._http.start()
             self._process.addresses = own_addresses(listener.address for listener in self._configuration.listeners)
@@ -200,7 +196,8 @@ class App:
             self._feeds = {plugin: asyncio.create_task(_feed(plugin)) for plugin in plugins}
             await asyncio.gather(*(plugin.started() for plugin in plugins))
             listeners = self._configuration.listeners
-            self._listen(listeners, _all_sockets(listeners))
+            self._listen(listeners, open_sockets(listeners))
+            self._process.starting = False
         except BaseException:
             await self._close()
             raise
@@ -214,29 +211,30 @@ class App:
         fresh = [plugin for plugin in configuration.plugins if plugin not in self._feeds]
         feeds = {plugin: asyncio.create_task(_feed(plugin)) for plugin in fresh}
         listeners = configuration.listeners
-        new = [each for each in listeners if (each.address, each.port) not in self._open]
-        stay = [each for each in listeners if (each.address, each.port) in self._open]
+        new = [each for each in listeners if each.place not in self._open]
+        stay = [each for each in listeners if each.place in self._open]
         sockets: list[Sockets] = []
         try:
             await asyncio.gather(*(plugin.started() for plugin in fresh))
-            sockets = _all_sockets(new)
-            await self._http.replace(_routes(configuration))
+            sockets = open_sockets(new, [*self._open.values(), *self._leaving])
+            await self._http.replace(_routes(configuration), configuration.shared)
         except BaseException:
             for each in sockets:
-                _close(each)
+                close_sockets(each)
             await _end(feeds)
             raise
         self._configuration = configuration
         self._process.addresses = own_addresses(listener.address for listener in listeners)
         _announce(configuration)
         for listener in stay:
-            self._open[listener.address, listener.port].responder.serve(listener.sites)
+            self._open[listener.place].serve(listener)
         self._listen(new, sockets)
-        places = {(listener.address, listener.port) for listener in listeners}
+        places = {listener.place for listener in listeners}
         gone = [self._open.pop(place) for place in set(self._open) - places]
+        self._leaving.update(gone)
         old = {each: self._feeds.pop(each) for each in before.plugins if each not in configuration.plugins}
         self._feeds |= feeds
-        task = asyncio.create_task(_retire(gone, old))
+        task = asyncio.create_task(self._retire(gone, old))
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
 
@@ -244,23 +242,24 @@ class App:
         """Say so to the probes, serve on as long as plugins ask for, then drain and close."""
         self._process.stopping = True
         await asyncio.gather(*(plugin.stopping() for plugin in self._configuration.plugins))
-        await asyncio.gather(*(each.stop() for each in self._open.values()), *self._retiring)
+        await asyncio.gather(*(each.stop() for each in self._open.values()))
+        # No query is left that could wait for what an earlier configuration had.
+        self._drained.set()
+        await asyncio.gather(*self._retiring)
         await self._close()
 
     def _listen(self, listeners: Sequence[Listener], sockets: Sequence[Sockets]) -> None:
-        numbers = self._process.metrics
-        for listener, (udp, tcp) in zip(listeners, sockets, strict=True):
-            responder = Responder(listener.sites, self._process, numbers)
-            opened = _Open(responder, [serve_udp(responder, sock) for sock in udp], TcpServer(responder, tcp))
-            responder.idle_seconds = opened.tcp.told_idle_seconds
-            self._open[listener.address, listener.port] = opened
-            for server in opened.udp:
-                server.start()
-                numbers.read(metrics.PACKETS_DROPPED, _udp_drops(server))
-                numbers.read(metrics.UDP_SEND_DROPS, _udp_send_drops(server))
-                numbers.read(metrics.UDP_RECEIVE_DROPS, _udp_receive_drops(server))
-            opened.tcp.start()
-            numbers.read(metrics.TCP_CLOSED, _tcp_closed(opened.tcp))
+        for listener, opened in zip(listeners, sockets, strict=True):
+            listening = self._open[listener.place] = Listening(listener, opened, self._process)
+            listening.start()
+
+    async def _retire(self, gone: Sequence[Listening], old: Mapping[Plugin, asyncio.Task[None]]) -> None:
+        """Let go of what a replaced configuration alone had, once the queries that wait for it had their time."""
+        await asyncio.gather(*(each.stop() for each in gone))
+        self._leaving.difference_update(gone)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._drained.wait(), DRAIN_SECONDS)
+        await _end(old)
 
     async def _close(self) -> None:
         await self._http.stop()
@@ -278,13 +277,8 @@ async def _end(feeds: Mapping[Plugin, asyncio.Task[None]]) -> None:
     await asyncio.gather(*feeds.values(), return_exceptions=True)
     for plugin in feeds:
         plugin.close()
-
-
-async def _retire(gone: Sequence[_Open], old: Mapping[Plugin, asyncio.Task[None]]) -> None:
-    """Let go of what a replaced configuration alone had, once the queries that wait for it had their time."""
-    await asyncio.gather(*(each.stop() for each in gone))
-    await asyncio.sleep(DRAIN_SECONDS)
-    await _end(old)
+    # Connections that are ended are gone in the next turn.
+    await asyncio.sleep(0)
 
 
 def own_addresses(listening: Iterable[str]) -> list[bytes]:
@@ -305,105 +299,3 @@ async def _feed(plugin: Plugin) -> None:
     except Exception:
         # The names that it feeds stay as they are; the process has others to serve.
         log.exception("%s: the background work of this directive failed and has ended", plugin.name)
-
-
-def _udp_drops(server: UdpServer) -> Callable[[], dict[tuple[str, ...], float]]:
-    return lambda: {
-        ("source_port",): server.dropped_ports,
-        ("too_many_waiting",): server.dropped_pending,
-        ("receive_error",): server.receive_errors,
-    }
-
-
-def _udp_send_drops(server: UdpServer) -> Callable[[], dict[tuple[str, ...], float]]:
-    return lambda: {("would_block",): server.dropped_sends, ("error",): server.send_errors}
-
-
-def _udp_receive_drops(server: UdpServer) -> Callable[[], dict[tuple[str, ...], float]]:
-    return lambda: {(): server.receive_drops()}
-
-
-def _tcp_closed(server: TcpServer) -> Callable[[], dict[tuple[str, ...], float]]:
-    return lambda: {
-        ("too_many",): server.refused_full,
-        ("too_many_of_client",): server.refused_client,
-        ("idle",): server.closed_idle,
-        ("slow",): server.closed_slow,
-        ("not_reading",): server.closed_stalled,
-        ("malformed",): server.closed_malformed,
-    }
-
-
-Sockets = tuple[list[socket.socket], list[socket.socket]]
-
-
-def _all_sockets(listeners: Sequence[Listener]) -> list[Sockets]:
-    """The sockets of each listener. Raises ConfigError, and then none is left open.
-
-    One address and all addresses of a port can both be served: the kernel gives a packet to the more exact socket. It
-    takes SO_REUSEPORT, with which a port that another kdns has would no longer be refused; so that is tried first.
-    """
-    everywhere = {listener.port for listener in listeners if not listener.address}
-    shared = [listener for listener in listeners if listener.port in everywhere]
-    shared = [each for each in shared if sum(other.port == each.port for other in shared) > 1]
-    for listener in shared:
-        _close(_sockets(listener))
-    opened: list[Sockets] = []
-    with contextlib.ExitStack() as undo:
-        for listener in listeners:
-            sockets = _sockets(listener, listener in shared)
-            undo.callback(_close, sockets)
-            opened.append(sockets)
-        undo.pop_all()
-    return opened
-
-
-def _close(sockets: Sockets) -> None:
-    udp, tcp = sockets
-    for sock in udp + tcp:
-        sock.close()
-
-
-def _sockets(listener: Listener, share: bool = False) -> Sockets:
-    """UDP and TCP sockets of a listener: of both families where it has no address. Raises ConfigError."""
-    udp: list[socket.socket] = []
-    tcp: list[socket.socket] = []
-    addresses = [listener.address] if listener.address else ["0.0.0.0", "::"]
-    try:
-        for address in addresses:
-            try:
-                udp.append(open_udp(address, listener.port, share))
-                tcp.append(open_tcp(address, listener.port, share))
-            except OSError as error:
-                # A machine without IPv6 still has all of IPv4.
-                if (
-                    not listener.address
-                    and address == "::"
-                    and error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
-                ):
-                    continue
-                raise
-    except OSError as error:
-        _close((udp, tcp))
-        raise ConfigError([_cannot_listen(listener, error)]) from error
-    return udp, tcp
-
-
-def _cannot_listen(listener: Listener, error: OSError) -> Problem:
-    where = f"{f'[{listener.address}]' if ':' in listener.address else listener.address}:{listener.port}"
-    if error.errno == errno.EADDRINUSE:
-        return Problem(f"{where} is taken; port {_free_port(listener.address)} is free")
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return Problem(f"not allowed to listen on {where}", hint="ports below 1024 need the right NET_BIND_SERVICE")
-    return Problem(f"can't listen on {where}: {os.strerror(error.errno or 0)}")
-
-
-def _free_port(address: str) -> int:
-    """A port that is free for UDP and TCP at this moment."""
-    for candidate in (1053, 2053, 5533, 8053, 10053, 0):
-        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-            tcp = stack.enter_context(open_tcp(address or "0.0.0.0", candidate))
-            port = int(tcp.getsockname()[1])
-            stack.enter_context(open_udp(address or "0.0.0.0", port))
-            return port
-    return 0

@@ -6,6 +6,7 @@ Law: what CoreDNS 1.14 exports keeps its name, labels and buckets; what only kdn
 
 from __future__ import annotations
 
+import contextlib
 import platform
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -40,24 +41,31 @@ RCODES = {
 
 
 class Metric(msgspec.Struct, frozen=True, eq=False):
-    """The declaration of one metric. One without labels is there with value 0 from the start."""
+    """The declaration of one metric. One without labels is there with value 0 from the start.
+
+    `several` makes one value of those that several sources tell of the same labels.
+    """
 
     name: str
     kind: type[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]
     text: str
     labels: Labels = ()
     buckets: tuple[float, ...] = ()
+    several: Callable[[Iterable[float]], float] = max
 
+
+# Values by their labels, from whoever knows them now.
+Source = Callable[[], Mapping[Labels, float]]
 
 _DECLARED: list[Metric] = []
 
 
 def _counter(name: str, text: str, *labels: str) -> Metric:
-    return _declare(Metric(name, CounterMetricFamily, text, labels))
+    return _declare(Metric(name, CounterMetricFamily, text, labels, several=sum))
 
 
-def _gauge(name: str, text: str, *labels: str) -> Metric:
-    return _declare(Metric(name, GaugeMetricFamily, text, labels))
+def _gauge(name: str, text: str, *labels: str, several: Callable[[Iterable[float]], float] = max) -> Metric:
+    return _declare(Metric(name, GaugeMetricFamily, text, labels, several=several))
 
 
 def _histogram(name: str, buckets: tuple[float, ...], text: str, *labels: str) -> Metric:
@@ -150,6 +158,9 @@ UDP_SEND_DROPS = _counter("kdns_udp_send_drops_total", "Replies that the kernel 
 UDP_RECEIVE_DROPS = _counter("kdns_udp_receive_drops_total", "Packets lost because a socket's receive buffer was full.")
 DNS64_TRANSLATED = _counter("coredns_dns64_requests_translated_total", "Queries answered with translated addresses.",
                             "server")
+AUTOPATH_SUCCESS = _counter("coredns_autopath_success_total",
+                            "Queries for the first name of a search list that were answered with a later one's answer.",
+                            "server")
 LOCAL_REQUESTS = _counter("coredns_local_localhost_requests_total", "Queries for names with `localhost` in them.")
 ACL_BLOCKED = _counter("coredns_acl_blocked_requests_total", "Queries that were refused.", "server", "zone", "view")
 ACL_FILTERED = _counter("coredns_acl_filtered_requests_total", "Queries answered as if there were no data.",
@@ -158,15 +169,24 @@ ACL_DROPPED = _counter("coredns_acl_dropped_requests_total", "Queries without a 
 ACL_ALLOWED = _counter("coredns_acl_allowed_requests_total", "Queries that were let through.", "server", "view")
 LOOP_DETECTED = _gauge("kdns_loop_detected", "1 while forwarded names lead back to this server, else 0.",
                        "server", "zone")
-INVENTORY_LOADED = _gauge("kdns_inventory_loaded", "1 when the last load of the inventory was good, else 0.")
-INVENTORY_PROBLEMS = _gauge("kdns_inventory_problems", "Mistakes and warnings of the last load of the inventory.")
+# A process may have several sources of a cluster's names: all is well only where all of them are.
+INVENTORY_LOADED = _gauge("kdns_inventory_loaded", "1 when the last load of every inventory was good, else 0.",
+                          several=min)
+INVENTORY_PROBLEMS = _gauge("kdns_inventory_problems", "Mistakes and warnings of the last load of the inventories.",
+                            several=sum)
 INVENTORY_RELOADS = _counter("kdns_inventory_reloads_total", "Loads of the inventory, by result.", "result")
-INVENTORY_OBJECTS = _gauge("kdns_inventory_objects", "Objects of the inventory in use, by kind.", "kind")
+INVENTORY_OBJECTS = _gauge("kdns_inventory_objects", "Objects of the inventories in use, by kind.", "kind",
+                           several=sum)
 
+SEARCH_PATH_MISSES = _counter("kdns_search_path_misses_total",
+                              "Queries for what isn't there, below the services of a namespace.", "namespace")
+SEARCH_PATH_SAVED = _counter("kdns_search_path_ndots_savings_total",
+                             "Those of them that clients with `ndots:2` would not have sent first.", "namespace")
 KUBERNETES_PROGRAMMING = _histogram("coredns_kubernetes_dns_programming_duration_seconds", PROGRAMMING_BUCKETS,
                                     "Time from a change of pods to the answers that show it.", "service_kind")
-KUBERNETES_SYNCED = _gauge("kdns_kubernetes_synced", "1 once all that the API has was read, else 0.")
-KUBERNETES_CONNECTED = _gauge("kdns_kubernetes_connected", "1 while every watch of the API is open, else 0.")
+KUBERNETES_SYNCED = _gauge("kdns_kubernetes_synced", "1 once all that the API has was read, else 0.", several=min)
+KUBERNETES_CONNECTED = _gauge("kdns_kubernetes_connected", "1 while every watch of the API is open, else 0.",
+                              several=min)
 KUBERNETES_STALE = _gauge("kdns_kubernetes_stale", "1 while answers come from a snapshot, else 0.")
 KUBERNETES_SYNC_SECONDS = _gauge("kdns_kubernetes_sync_seconds", "Time that the first reading of the API took.")
 KUBERNETES_AGE = _gauge("kdns_kubernetes_watch_age_seconds", "Time since the API last told anything, by what it told.",
@@ -204,7 +224,7 @@ class Metrics(Collector):
         self.registry = CollectorRegistry()
         self._values: dict[Metric, dict[Labels, float]] = {}
         self._histograms: dict[Metric, dict[Labels, list[float]]] = {}
-        self._sources: dict[Metric, list[Callable[[], Mapping[Labels, float]]]] = {}
+        self._sources: dict[Metric, list[Source]] = {}
         self._rows: dict[tuple[str, str, str, str, str, bool, int, int, int, str], list[float]] = {}
         self._times: dict[tuple[str, str], list[float]] = {}
         self._late: list[Callable[[], None]] = []
@@ -292,6 +312,10 @@ class Metrics(Collector):
         """Call this before each exposition: whoever counts by hand brings the rows up to date then."""
         self._late.append(tell)
 
+    def before_reading_no_more(self, tell: Callable[[], None]) -> None:
+        """Call this no more: it has brought its last numbers."""
+        self._late.remove(tell)
+
     def increase(self, metric: Metric, *labels: str, by: float = 1) -> None:
         """Add to a counter or gauge."""
         values = self._values[metric]
@@ -316,16 +340,31 @@ class Metrics(Collector):
         """Forget what a metric with labels had (a gauge of a configuration that is gone)."""
         self._values[metric].clear()
 
-    def read(self, metric: Metric, source: Callable[[], Mapping[Labels, float]]) -> None:
+    def read(self, metric: Metric, source: Source) -> None:
         """Ask `source` for more values at each exposition.
 
-        Where several tell of the same labels, counters add up, and the largest of gauges counts.
+        Where several tell of the same labels, counters add up; of gauges the largest counts, unless the metric's
+        `several` says otherwise.
         """
         self._sources.setdefault(metric, []).append(source)
 
-    def unread(self, metric: Metric, source: Callable[[], Mapping[Labels, float]]) -> None:
-        """Ask `source` no more."""
+    def unread(self, metric: Metric, source: Source) -> None:
+        """Ask `source` no more. What it counted stays counted; a gauge of it is gone."""
         self._sources[metric].remove(source)
+        if metric.kind is CounterMetricFamily:
+            for labels, value in source().items():
+                self.increase(metric, *labels, by=value)
+
+    @contextlib.contextmanager
+    def reading(self, sources: Mapping[Metric, Source]) -> Iterator[None]:
+        """Ask these for values of their metrics for as long as the block lasts."""
+        for metric, source in sources.items():
+            self.read(metric, source)
+        try:
+            yield
+        finally:
+            for metric, source in sources.items():
+                self.unread(metric, source)
 
     def drop(self, reason: str) -> None:
         """Count a packet that gets no reply, or a part of one that nobody reads."""
@@ -372,12 +411,16 @@ class Metrics(Collector):
 
     def _value_family(self, metric: Metric, values: Mapping[Metric, Mapping[Labels, float]]) -> Family:
         family = metric.kind(metric.name, metric.text, labels=metric.labels)
-        sums = dict(values[metric])
+        told: dict[Labels, list[float]] = {}
         for source in self._sources.get(metric, ()):
             for labels, value in source().items():
-                before = sums.get(labels, 0)
-                sums[labels] = max(before, value) if metric.kind is GaugeMetricFamily else before + value
-        for labels, value in sums.items():
+                told.setdefault(labels, []).append(value)
+        shown = dict(values[metric])
+        for labels, several in told.items():
+            # What a counter had before its sources stays counted; a gauge is as they are now.
+            before = shown.get(labels, 0) if metric.kind is CounterMetricFamily else 0
+            shown[labels] = before + metric.several(several)
+        for labels, value in shown.items():
             family.add_metric(labels, value)  # type: ignore[call-arg, arg-type, unused-ignore]
         return family
 

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 
 from kdns import metrics
-from kdns.app import App, build
+from kdns.app import App, Configuration, build
 from kdns.corefile import Corefile, fingerprint
 from kdns.errors import KdnsError
 from kdns.logs import plugin_logger
@@ -18,15 +18,25 @@ from kdns.logs import plugin_logger
 log = logging.getLogger("kdns")
 _plugin_log = plugin_logger("reload")
 
+REFUSED = "Corefile changed but reload failed: the last configuration is still served"
+
 
 class Reloading:
-    """Serves the Corefile as it is now, when somebody asks; one that can't be served changes nothing."""
+    """Serves the Corefile as it is now, when somebody asks; one that can't be served changes nothing.
 
-    def __init__(self, app: App, again: Callable[[], Corefile] | None) -> None:
+    `tell` says what is worth a word of one that is served.
+    """
+
+    def __init__(
+        self, app: App, again: Callable[[], Corefile] | None, tell: Callable[[Corefile, Configuration], None]
+    ) -> None:
         self._app = app
         self._again = again
+        self._tell = tell
         self._running: asyncio.Task[None] | None = None
         self._refused = ""
+        # The fingerprint of what was tried last: what is refused is tried again and again, for it may be right by then.
+        self._tried = ""
 
     def signalled(self) -> None:
         """SIGUSR1: whether it has changed or not."""
@@ -49,25 +59,31 @@ class Reloading:
         before = self._app.configuration
         try:
             parsed = self._again()
-            if not unchanged_too and fingerprint(parsed) == before.fingerprint:
+            found, tried = fingerprint(parsed), self._tried
+            self._tried = found
+            if not unchanged_too and found == before.fingerprint:
                 self._refused = ""
                 return
-            log.info("Reloading")
+            if unchanged_too or found != tried:
+                log.info("Reloading")
             configuration = build(parsed, before.process, before.plugins)
             await self._app.replace(configuration)
         except KdnsError as error:
-            self._refuse(error)
+            self._refuse(error, unchanged_too)
             return
         self._refused = ""
+        self._tell(parsed, configuration)
         _plugin_log.info("Running configuration SHA512 = %s", configuration.fingerprint)
         log.info("Reloading complete")
 
-    def _refuse(self, error: KdnsError) -> None:
-        # Every half minute the same mistake would be the same news.
-        if str(error) == self._refused:
+    def _refuse(self, error: KdnsError, signalled: bool) -> None:
+        # Every half minute the same mistake would be the same news; who sends a signal waits for a word.
+        if str(error) == self._refused and not signalled:
             return
         self._refused = str(error)
         self._app.configuration.process.metrics.increase(metrics.RELOAD_FAILED)
-        for line in str(error).splitlines():
-            _plugin_log.error("%s", line)
-        _plugin_log.error("Corefile changed but reload failed; the last configuration is still served")
+        for line in [*str(error).splitlines(), REFUSED]:
+            if signalled:
+                log.error("SIGUSR1: %s", line)
+            else:
+                _plugin_log.error("%s", line)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import glob
 import ipaddress
 import logging
+import os
 import re
 import signal
 from collections import Counter
@@ -19,19 +19,20 @@ import msgspec
 import uvloop
 
 from kdns import corefile
-from kdns.app import App, Configuration, Listener, build
+from kdns.app import App, Configuration, build
 from kdns.chain import Process
 from kdns.corefile import Corefile, CorefileError, ServerBlock, Token, normalize_zone, quote, spell
-from kdns.errors import ConfigError, Place, Problem
+from kdns.errors import ConfigError, Place, Problem, note
+from kdns.explain.running import explained
 from kdns.kubernetes import inventory as inventories
-from kdns.kubernetes.cluster import Kind, Port, ServiceModel
 from kdns.kubernetes.controller import InventoryOptions
 from kdns.metrics import Metrics
 from kdns.options import Address, wrong_ranges
 from kdns.plugins.bind import interface_addresses
 from kdns.plugins.kubernetes import Kubernetes
+from kdns.plugins.search import NAMESPACE
 from kdns.reloading import Reloading
-from kdns.wire import names
+from kdns.signals import Signals, done_before
 
 log = logging.getLogger("kdns")
 
@@ -39,8 +40,8 @@ DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 1053
 OPTIONS = "options of `kdns serve`"
 # What CoreDNS serves where a Corefile has no server block, or there is none.
 NO_BLOCK = ". {\n    whoami\n    log\n}\n"
+_LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
 _INVENTORY_ENDINGS = (".yaml", ".yml", ".json")
-_KINDS = {Kind.CLUSTER_IP: "with a ClusterIP", Kind.HEADLESS: "headless", Kind.EXTERNAL_NAME: "ExternalName"}
 
 
 class Wish(msgspec.Struct, frozen=True):
@@ -54,12 +55,15 @@ class Wish(msgspec.Struct, frozen=True):
     forward: str | None = None
     service_cidr: tuple[str, ...] = ()
     cluster_ips: str = "allocate"
+    share_port: bool = False
+    client: tuple[str, ...] = ()
+    default_namespace: str = ""
 
 
 def corefile_text(wish: Wish) -> str:
     """The Corefile that the options stand for. Raises ConfigError for each of them that can't be."""
     places: list[Address] = []
-    problems = [*_wrong_zone(wish.zone), *_wrong_cidrs(wish.service_cidr)]
+    problems = [*_wrong_zone(wish.zone), *_wrong_cidrs(wish.service_cidr), *_wrong_clients(wish)]
     for text in wish.listen:
         try:
             places.append(_listen_address(text))
@@ -73,7 +77,10 @@ def corefile_text(wish: Wish) -> str:
     for port in dict.fromkeys(place.port for place in places):
         hosts = dict.fromkeys(place.host for place in places if place.port == port)
         lines = [f"bind {' '.join(hosts)}"] if all(hosts) else []
-        lines += ["errors", f"kubernetes {_spelled(wish.zone)} in-addr.arpa ip6.arpa {{"]
+        # NUMBER has no effect, and without one a warning would say so.
+        lines += ["multisocket 1"] if wish.share_port else []
+        lines += ["errors", "search {", *(f"    {line}" for line in _search_lines(wish)), "}"]
+        lines += [f"kubernetes {_spelled(wish.zone)} in-addr.arpa ip6.arpa {{"]
         lines += [f"    {line}" for line in _source_lines(wish)]
         if wish.service_cidr:
             lines.append(f"    service_cidr {' '.join(wish.service_cidr)}")
@@ -88,6 +95,24 @@ def corefile_text(wish: Wish) -> str:
             lines.append(f"forward . {' '.join(map(_spelled, wish.forward.split()))}")
         blocks.append(f".:{port} {{\n" + "".join(f"    {line}\n" for line in lines) + "}\n")
     return "\n".join(blocks)
+
+
+def _search_lines(wish: Wish) -> list[str]:
+    lines = ["names qualified"]
+    networks: dict[str, list[str]] = {}
+    for text in wish.client:
+        network, _, namespace = text.partition("=")
+        networks.setdefault(namespace, []).append(network)
+    given = [ipaddress.ip_network(network) for each in networks.values() for network in each]
+    for loopback in () if wish.default_namespace else _LOOPBACK:
+        # Who asks from this machine is somebody with a shell, in the namespace that `kubectl` has for them.
+        if not any(each.version == loopback.version and loopback.subnet_of(each) for each in given):  # type: ignore[arg-type]
+            networks.setdefault("default", []).append(str(loopback))
+    lines += [f"client {' '.join(each)} {namespace}" for namespace, each in networks.items()]
+    if wish.default_namespace:
+        lines.append(f"default {wish.default_namespace}")
+    # A laptop's clients are no pods of a cluster elsewhere, whose pods not everybody may watch.
+    return [*lines, "without_pods"] if wish.kubeconfig else lines
 
 
 def _source_lines(wish: Wish) -> list[str]:
@@ -114,7 +139,7 @@ class Checked(msgspec.Struct, frozen=True):
 
 
 def check(path: str) -> Checked:
-    """Every mistake and warning of a Corefile (with the inventories that it names) or of an inventory."""
+    """Every mistake, warning and note of a Corefile (with the inventories that it names) or of an inventory."""
     if Path(path).is_dir() or path.lower().endswith(_INVENTORY_ENDINGS) or glob.has_magic(path):
         return _check_inventory([path], InventoryOptions())
     parsed = Corefile([])
@@ -145,7 +170,7 @@ def tolerant(parse: Callable[[], Corefile], default_port: int = 53) -> Corefile:
 
 
 def warnings(parsed: Corefile, configuration: Configuration) -> list[Problem]:
-    """What was accepted and is hardly meant so, with its place: doubtful lines, directives without effect.
+    """What was accepted and is worth a word, with its place: doubtful lines, and what means something else here.
 
     Once each, whatever the number of blocks.
     """
@@ -159,8 +184,22 @@ def warnings(parsed: Corefile, configuration: Configuration) -> list[Problem]:
             place = server_block.named(plugin.name)[0].name.place()
             for each in plugin.notices():
                 text = f"`{plugin.name}`: {each}"
-                notices.setdefault(text, Problem(text, place, warning=True))
-    return in_order(dict.fromkeys([*found, *notices.values()]))
+                notices.setdefault(text, note(text, place))
+    told = dict.fromkeys([*found, *notices.values()])
+    # What we wrote ourselves was never meant for CoreDNS.
+    return in_order(each for each in told if not (each.note and each.place and each.place.file == OPTIONS))
+
+
+def log_warnings(parsed: Corefile, configuration: Configuration) -> None:
+    """Each of the warnings in a line of the log."""
+    for problem in warnings(parsed, configuration):
+        log.log(logging.INFO if problem.note else logging.WARNING, "%s", _in_a_line(problem))
+
+
+def _in_a_line(problem: Problem) -> str:
+    where = f"{problem.place.file}:{problem.place.line}" if problem.place else ""
+    text = ": ".join(filter(None, (where, problem.subject, problem.message)))
+    return f"{text} ({problem.hint})" if problem.hint else text
 
 
 def in_order(problems: Iterable[Problem]) -> list[Problem]:
@@ -176,149 +215,54 @@ def in_order(problems: Iterable[Problem]) -> list[Problem]:
     return sorted(problems, key=rank)
 
 
-def run(parsed: Corefile, show: Callable[[Configuration], None], again: Callable[[], Corefile] | None = None) -> None:
-    """Serve until SIGTERM or SIGINT; `show` is called once it listens. Raises ConfigError where it can't start.
+def run(parsed: Corefile, show: Callable[[Configuration], None], again: Callable[[], Corefile] | None = None) -> int:
+    """Serve until a signal ends it, and return the exit code; `show` is called once it listens.
 
-    `again` reads the Corefile anew, for a reload.
+    `again` reads the Corefile anew, for a reload. Raises ConfigError where it can't start.
     """
     configuration = build(parsed, Process(Metrics()))
     named = [token for tokens, _ in _named_inventories(parsed.blocks) for token in tokens if token.file != OPTIONS]
     if _wrong_paths(named):
         raise ConfigError(_check_named(parsed.blocks).problems)
+    _open_standard_streams()
     # What was imported stays: 50,000 objects, and a collection that looks through them holds queries up for 30 ms.
     gc.freeze()
-    uvloop.run(_serve(configuration, show, again))
+    return uvloop.run(_serve(configuration, show, again))
+
+
+def _open_standard_streams() -> None:
+    """Put /dev/null where a stream was closed by who started us: a socket in its place would be written to."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest number that is free: this one.
+            os.open(os.devnull, os.O_RDWR)
+
+
+def _tell(show: Callable[[Configuration], None], configuration: Configuration) -> None:
+    """Say what is served; on a full disk or to a reader that is gone nothing is said, and served all the same."""
+    try:
+        show(configuration)
+    except OSError as error:
+        log.warning("could not say what is served: %s", os.strerror(error.errno or 0))
 
 
 async def _serve(
     configuration: Configuration, show: Callable[[Configuration], None], again: Callable[[], Corefile] | None
-) -> None:
+) -> int:
     loop = asyncio.get_running_loop()
-    told = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told.set)
+    signals = Signals(loop)
     app = App(configuration)
-    reloading = Reloading(app, again)
+    reloading = Reloading(app, again, log_warnings)
     configuration.process.reload = reloading.look
-    # As CoreDNS: a terminal that goes away is no reason to end.
-    loop.add_signal_handler(signal.SIGHUP, lambda: None)
     loop.add_signal_handler(signal.SIGUSR1, reloading.signalled)
-    starting = asyncio.create_task(app.start())
-    ending = asyncio.create_task(told.wait())
-    await asyncio.wait((starting, ending), return_when=asyncio.FIRST_COMPLETED)
-    if not starting.done():
-        starting.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await starting
-        return
-    await starting
-    show(configuration)
-    await ending
-    log.info("stopping")
-    # Who asks twice has waited long enough.
-    stopping = asyncio.create_task(app.stop())
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.cancel)
-    with contextlib.suppress(asyncio.CancelledError):
-        await stopping
-
-
-def start_lines(configuration: Configuration, colour: bool = False) -> Iterable[str]:
-    """What a person wants to know at start: what was loaded, where it listens, what to try."""
-    sources = [plugin for plugin in configuration.plugins if isinstance(plugin, Kubernetes)]
-    # Blocks of several ports have the same source; once is enough.
-    for source in {(each.view.primary, each.inventory_paths, each.server): each for each in sources}.values():
-        where = source.server or " ".join(map(_short, source.inventory_paths))
-        yield f"{_paint(names.to_text(source.view.primary)[:-1], colour)} from {where}"
-        yield from (f"  {line}" for line in (_loaded(source) if source.cluster.synced else _not_loaded(source)))
-    for listener in configuration.listeners:
-        zones = " ".join(site.zone_text for site in listener.sites)
-        yield f"listening on {_where(listener)}, UDP and TCP" + (f", for {zones}" if zones != "." else "")
-    examples = list(_examples(configuration.listeners[0], sources))
-    if examples:
-        yield "try"
-        yield from (f"  {_paint(line, colour)}" for line in examples)
-
-
-def _loaded(source: Kubernetes) -> Iterable[str]:
-    """What there is to ask for, counted."""
-    cluster = source.cluster
-    services = list(cluster.all_services())
-    kinds = Counter(service.kind for service in services)
-    parts = [f"{kinds[kind]} {text}" for kind, text in _KINDS.items() if kinds[kind]]
-    yield f"{_count(len(services), 'service')}" + (f": {', '.join(parts)}" if parts else "")
-    endpoints = {ready.address for service in services for part in service.slices.values() for ready in part.ready}
-    counts = [_count(len(cluster.namespaces), "namespace")]
-    counts.append(_count(len(endpoints), "address", "addresses") + " of ready endpoints")
-    if source.live is None or source.view.pods == "verified":
-        counts.append(_count(len(cluster.all_pods()), "address", "addresses") + " of pods")
-    yield ", ".join(counts)
-    if source.loaded and source.loaded.passed_over:
-        yield f"passed over: {kinds_text(source.loaded.passed_over)}"
-    if source.live is not None:
-        if source.live.stale:
-            yield "as a snapshot had it, until the API is read"
-        return
-    if source.inventory_options.cluster_ips == "endpoints":
-        yield "every service is answered with its endpoints (cluster_ips endpoints)"
-    elif kinds[Kind.CLUSTER_IP]:
-        yield f"a Service without a ClusterIP gets one of {' '.join(source.inventory_options.service_cidrs)}"
-
-
-def _not_loaded(source: Kubernetes) -> Iterable[str]:
-    """What is still to be read before a name of the cluster has an answer."""
-    yield "not read yet, so each name is SERVFAIL:"
-    yield from (f"  {each}" for each in (source.live.missing if source.live else ()))
-
-
-def kinds_text(counts: dict[str, int]) -> str:
-    """Kinds of objects with their number: `1 ConfigMap, 3 Deployment`."""
-    return ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
-
-
-def _examples(listener: Listener, sources: Sequence[Kubernetes]) -> Iterable[str]:
-    """Two questions that have an answer, of a service with a named port if there is one."""
-    found = [
-        (source, service)
-        for source in sources
-        for service in source.cluster.all_services()
-        if service.addresses or service.has_ready()
-    ]
-    if not found:
-        return
-    # A ClusterIP is one line that everybody knows; a named port has an SRV record with a name.
-    source, service = min(
-        found, key=lambda pair: (not any(port.name for port in _ports(pair[1])), not pair[1].addresses)
-    )
-    host = f"{service.name.decode()}.{service.namespace.decode()}.svc.{names.to_text(source.view.primary)[:-1]}"
-    at = f"dig @{listener.address or '127.0.0.1'} -p {listener.port}"
-    port = next((port for port in _ports(service) if port.name), None)
-    yield f"{at} {host}"
-    yield f"{at} _{port.name.decode()}._{port.protocol.decode()}.{host} SRV" if port else f"{at} {host} SRV"
-
-
-def _ports(service: ServiceModel) -> Sequence[Port]:
-    return service.ports if service.addresses else [port for _, port in service.candidates()]
-
-
-def _short(path: str) -> str:
-    """The path as the user would type it here."""
-    here = Path.cwd()
-    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
-
-
-def _where(listener: Listener) -> str:
-    if not listener.address:
-        return f"port {listener.port} of all addresses"
-    return f"{f'[{listener.address}]' if ':' in listener.address else listener.address}:{listener.port}"
-
-
-def _count(number: int, one: str, many: str = "") -> str:
-    return f"{number} {one if number == 1 else many or one + 's'}"
-
-
-def _paint(text: str, colour: bool) -> str:
-    return f"\x1b[1m{text}\x1b[0m" if colour else text
+    if await done_before(signals.told, asyncio.create_task(app.start())):
+        async with explained(app):
+            _tell(show, configuration)
+            await signals.told.wait()
+        await done_before(signals.hurry, asyncio.create_task(app.stop()))
+    return signals.code
 
 
 def _check_inventory(paths: Sequence[str], options: InventoryOptions) -> Checked:
@@ -397,6 +341,24 @@ def _wrong_zone(text: str) -> list[Problem]:
 
 def _wrong_cidrs(texts: Sequence[str]) -> list[Problem]:
     return [Problem(f"`--service-cidr`: {sentence}", hint=hint) for _, sentence, hint in wrong_ranges(texts)]
+
+
+def _wrong_clients(wish: Wish) -> list[Problem]:
+    problems: list[Problem] = []
+    for text in wish.client:
+        network, equals, namespace = text.partition("=")
+        if not equals or not NAMESPACE.fullmatch(namespace):
+            expected = "CIDR=NAMESPACE, such as `10.1.0.0/16=shop`"
+            problems.append(Problem(f"`--client {text}` names no namespace", expected=expected))
+            continue
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            problems.append(Problem(f"`--client {text}`: {error}"))
+    name = wish.default_namespace
+    if name and not NAMESPACE.fullmatch(name):
+        problems.append(Problem(f"`--default-namespace {name}` is no name of a namespace"))
+    return problems
 
 
 def _path(path: str) -> str:

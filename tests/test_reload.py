@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import signal
+import asyncio
+import logging
 import socket
 import threading
 import time
@@ -14,6 +15,11 @@ import dns.message
 import dns.query
 import pytest
 
+from kdns import corefile, serve
+from kdns.app import App, build
+from kdns.chain import Process
+from kdns.metrics import Metrics
+from kdns.reloading import REFUSED, Reloading
 from tests import started
 from tests.started import Started
 
@@ -36,11 +42,8 @@ def running(folder: Path, corefile: str) -> Iterator[Started]:
 
 def reload(server: Started, folder: Path, corefile: str) -> str:
     """Change the Corefile and tell the process. Returns what it said of it."""
-    before = len(server.said)
     (folder / "Corefile").write_text(corefile)
-    server.process.send_signal(signal.SIGUSR1)
-    wait(lambda: any(end in server.said[before:] for end in ("Reloading complete", "reload failed")))
-    return server.said[before:]
+    return server.reload()
 
 
 def wait(check: Callable[[], bool], seconds: float = 20) -> None:
@@ -74,10 +77,20 @@ def test_a_broken_corefile_changes_nothing_and_is_told_with_its_place(tmp_path: 
         said = reload(server, tmp_path, block(KUBERNETES, "forwrad . 192.0.2.1"))
         assert "Corefile:6:5" in said
         assert "forwrad" in said
-        assert "Corefile changed but reload failed" in said
+        assert "[ERROR] SIGUSR1: Corefile changed but reload failed: " in said
+        assert server.reload().splitlines()[1:] == said.splitlines()[1:], "who asks again is told again"
         assert "10.96.0.7" in server.dig("+short", "web.shop.svc.cluster.local")
         said = reload(server, tmp_path, block(KUBERNETES, "loadbalance"))
         assert "Reloading complete" in said
+
+
+def test_what_is_worth_a_word_is_said_at_a_reload_as_at_start(tmp_path: Path) -> None:
+    doubtful = block("errors", "whoami", "forward . 192.0.2.1 {\n doh_method GET\n}")
+    with running(tmp_path, doubtful) as server:
+        (word,) = (line for line in server.said.splitlines() if "doh_method" in line)
+        assert word.startswith("[WARNING] ")
+        assert word not in reload(server, tmp_path, block("whoami")).splitlines()
+        assert word in reload(server, tmp_path, doubtful).splitlines()
 
 
 def test_an_inventory_that_went_missing_keeps_the_old_configuration(tmp_path: Path) -> None:
@@ -93,6 +106,37 @@ def test_the_directive_looks_by_itself(tmp_path: Path) -> None:
         (tmp_path / "Corefile").write_text(block("reload 2s 0s", KUBERNETES))
         server.says("Reloading complete")
         assert "10.96.0.7" in server.dig("+short", "web.shop.svc.cluster.local")
+
+
+def test_a_mistake_that_stays_is_told_once_and_another_one_too(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    lines = ["whoami"]
+
+    def read() -> corefile.Corefile:
+        return corefile.parse(f". {{\n{lines[0]}\n}}", "Corefile")
+
+    reloading = Reloading(App(build(read(), Process(Metrics()))), read, serve.log_warnings)
+
+    async def looks() -> list[list[str]]:
+        """What is said of three looks, the first and the last line of each."""
+        told: list[list[str]] = []
+        for _ in range(3):
+            caplog.clear()
+            await reloading.look()
+            said = [record.getMessage() for record in caplog.records]
+            told.append([*said[:1], *said[-1:]])
+        return told
+
+    once = [["Reloading", REFUSED], [], []]
+    for line, told in [
+        ("whoami", [[]] * 3),
+        ("whomai", once),
+        ("forwrad", once),
+        ("whoami", [[]] * 3),
+        ("whomai", once),
+    ]:
+        lines[0] = line
+        assert asyncio.run(looks()) == told
 
 
 def test_listeners_come_and_go(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from kdns.wire.records import Rcode, Record, Type
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+_SHUFFLED = (Type.A, Type.AAAA, Type.MX)
+
 
 def _read_policy(tokens: Sequence[Token]) -> str:
     policy = tokens[0].text
@@ -39,7 +41,7 @@ def _read_networks(tokens: Sequence[Token]) -> tuple[Network, ...]:
     return tuple(networks)
 
 
-class LoadbalanceOptions(Options, directive="loadbalance", once=True):
+class LoadbalanceOptions(Options, directive="loadbalance"):
     policy: Annotated[
         str,
         argument(custom(_read_policy, "round_robin", "`round_robin`", most=2)),
@@ -69,7 +71,7 @@ class Loadbalance(Plugin):
         answer = await next(request)
         if answer.rcode != Rcode.NOERROR:
             return answer
-        if len(answer.answer) > 1 or len(answer.additional) > 1:
+        if _has_orders(answer.answer) or _has_orders(answer.additional):
             # The next one who asks is to have another order.
             request.varies = True
             request.any_order = not self._prefer
@@ -80,6 +82,11 @@ class Loadbalance(Plugin):
         if len(answer.additional) > 1:
             answer.additional = balance(answer.additional, self._random, self._prefer)
         return answer
+
+
+def _has_orders(records: Sequence[Record]) -> bool:
+    """Whether there is another order of them: an alias and its one address have none."""
+    return len(records) > 1 and sum(record.rtype in _SHUFFLED for record in records) > 1
 
 
 def balance(records: Sequence[Record], random: Random, prefer: Sequence[Network] = ()) -> list[Record]:

@@ -52,6 +52,8 @@ class Ready(Plugin):
         if missing and missing != self._said:
             _log.info('Plugins not ready: "%s"', missing)
         self._said = missing
+        if not missing and self._process.starting:
+            return 503, b"Not listening yet", _TEXT
         if not missing:
             return 200, b"OK", _TEXT
         return 503, ",".join(_with_cause(name, waiting[name]) for name in sorted(waiting)).encode(), _TEXT

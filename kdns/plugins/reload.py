@@ -1,6 +1,6 @@
 """`reload`: a changed Corefile is taken up without a restart, and without the loss of a query.
 
-Here is only when to look; what is done then is `kdns/serve.py`'s, for a signal asks for the same.
+Here is only when to look; what is done then is `kdns/reloading.py`'s, for a signal asks for the same.
 Law: docs/plugins/reload.md.
 """
 

@@ -15,6 +15,7 @@ import socket
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from kdns.addresses import host_and_port
 from kdns.chain import Route
 from kdns.errors import ConfigError, Problem
 
@@ -37,10 +38,14 @@ Place = tuple[str, int]
 
 
 class HttpServer:
-    """Serves routes. The first of several with the same address, port and path holds."""
+    """Serves routes. The first of several with the same address, port and path holds.
 
-    def __init__(self, routes: Iterable[Route]) -> None:
+    `shared` is whether other processes may listen at the same ports; which of them a client gets is by chance then.
+    """
+
+    def __init__(self, routes: Iterable[Route], shared: bool = False) -> None:
         self._routes = tuple(routes)
+        self._shared = shared
         self._listeners: dict[Place, _Listener] = {}
 
     @property
@@ -50,9 +55,9 @@ class HttpServer:
 
     async def start(self) -> None:
         """Listen. Raises ConfigError with a problem for each address that can't be had, and then listens nowhere."""
-        await self.replace(self._routes)
+        await self.replace(self._routes, self._shared)
 
-    async def replace(self, routes: Iterable[Route]) -> None:
+    async def replace(self, routes: Iterable[Route], shared: bool = False) -> None:
         """Serve these routes from now on; a listener that stays isn't closed. On ConfigError all is as it was."""
         wanted: dict[Place, dict[str, Route]] = {}
         for route in routes:
@@ -62,13 +67,19 @@ class HttpServer:
         for place, paths in wanted.items():
             if place in self._listeners:
                 continue
+            # One address of a port may take the place of all of them, or the other way round.
+            ours = [listener for (_, port), listener in self._listeners.items() if port == place[1]]
+            for each in ours:
+                each.share(True)
             listener = _Listener(paths)
             try:
-                await listener.open(place)
+                await listener.open(place, shared or bool(ours))
             except OSError as error:
                 problems.append(_problem(place, paths, error))
             else:
                 opened[place] = listener
+            for each in ours:
+                each.share(self._shared)
         if problems:
             for listener in opened.values():
                 await listener.close()
@@ -77,6 +88,9 @@ class HttpServer:
         for place, listener in self._listeners.items():
             listener.paths = wanted[place]
         self._listeners |= opened
+        self._shared = shared
+        for listener in self._listeners.values():
+            listener.share(shared)
         for listener in gone:
             await listener.close()
 
@@ -91,12 +105,13 @@ class _Listener:
     def __init__(self, paths: dict[str, Route]) -> None:
         self.paths = paths
         self.addresses: list[Place] = []
+        self._sockets: list[socket.socket] = []
         self._servers: list[asyncio.Server] = []
         self._connections: web.Server | None = None
         self._since: dict[web.RequestHandler, float] = {}
         self._sweeping: asyncio.TimerHandle | None = None
 
-    async def open(self, place: Place) -> None:
+    async def open(self, place: Place, reuse_port: bool) -> None:
         from aiohttp import web
 
         silent = logging.getLogger("kdns.http.aiohttp")
@@ -114,10 +129,15 @@ class _Listener:
             max_headers=MOST_HEADERS,
         )
         loop = asyncio.get_running_loop()
-        for listening in await _sockets(*place):
+        self._sockets = await _sockets(*place, reuse_port)
+        for listening in self._sockets:
             self.addresses.append(listening.getsockname()[:2])
             self._servers.append(await loop.create_server(self._accept, sock=listening))
         self._sweep()
+
+    def share(self, shared: bool) -> None:
+        for listening in self._sockets:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
 
     async def close(self) -> None:
         if self._sweeping is not None:
@@ -172,14 +192,14 @@ def _abort(connection: web.RequestHandler) -> None:
         connection.transport.abort()  # type: ignore[attr-defined, unused-ignore]
 
 
-async def _sockets(host: str, port: int) -> list[socket.socket]:
+async def _sockets(host: str, port: int, reuse_port: bool) -> list[socket.socket]:
     """A listening socket for each address that `host` means; every address of the machine for an empty one."""
     addresses = await _addresses_of(host)
     listening: list[socket.socket] = []
     try:
         for address in addresses:
             try:
-                bound = _bind(address, port)
+                bound = _bind(address, port, reuse_port)
             except OSError as error:
                 # Without IPv6 in the kernel or on the interface the other address serves.
                 missing = error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
@@ -205,12 +225,14 @@ async def _addresses_of(host: str) -> list[str]:
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
-def _bind(address: str, port: int) -> socket.socket:
+def _bind(address: str, port: int, reuse_port: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         # A connection of the process before in TIME_WAIT must not keep the next one from starting.
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         bound.setblocking(False)
@@ -224,7 +246,7 @@ def _bind(address: str, port: int) -> socket.socket:
 
 def _problem(place: Place, paths: Iterable[str], error: OSError) -> Problem:
     host, port = place
-    shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    shown = host_and_port(host, port)
     hint = ""
     if error.errno == errno.EADDRINUSE:
         hint = f"`ss -ltnp 'sport = :{port}'` names the process that listens there; stop it or choose another port"

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from kdns.answers import AnswerCache
+from kdns.answers import AnswerCache, PlacedAnswers
 from kdns.wire import names, records
 from kdns.wire.query import Query, parse
 
@@ -36,6 +36,9 @@ class Responder(Protocol):
 
     def answers(self, transport: str, six: bool) -> AnswerCache:
         """What is kept of the replies to clients of one transport and address family (`six`: IPv6)."""
+
+    def placed_answers(self, transport: str, six: bool) -> PlacedAnswers | None:
+        """The same of replies that depend on where the client stands; None where none does."""
 
     def respond(
         self,

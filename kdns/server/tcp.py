@@ -128,9 +128,11 @@ class TcpServer:
             self.loop.remove_reader(sock.fileno())
             if pause := self._pauses.pop(sock, None):
                 pause.cancel()
-            # Who is in the queue believes to be connected: closing it would reset them.
-            while self._accept(sock):
-                pass
+            # Who is in the queue believes to be connected: closing it would reset them. Others may come meanwhile, but
+            # no flood shall keep the port.
+            for _ in range(2 * self.limits.backlog):
+                if not self._accept(sock):
+                    break
             sock.close()
         if self._starting:
             await asyncio.wait(self._starting)

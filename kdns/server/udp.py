@@ -35,8 +35,13 @@ class UdpLimits(msgspec.Struct, frozen=True, kw_only=True):
 # at best lost and at worst the start of a loop.
 SILENT_PORTS = frozenset((0, 7, 13, 19, 37))
 
+# How long after it was turned away a socket is looked at once more: a packet takes microseconds to its queue.
+LAST_LOOK_SECONDS = 0.02
+
 LARGEST_DATAGRAM = 65_535
 _DISCARD_PORT = 9
+# What a packet takes of a socket's buffer, however small it is: at least that; Linux doubles the buffer besides.
+_LEAST_PACKET_COST_BYTES = 256
 # Linux's numbers where Python has no name for them.
 _IP_PKTINFO = getattr(socket, "IP_PKTINFO", 8)
 _IP_MTU_DISCOVER, _IP_PMTUDISC_OMIT = 10, 5
@@ -122,9 +127,10 @@ class UdpServer:
         self._reading = False
         asyncio.get_running_loop().remove_reader(self.sock.fileno())
         self._turn_away()
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                self._read_guarded()
+        self._empty()
+        # What the kernel was about to put into this queue when it was turned away is there by now.
+        await asyncio.sleep(LAST_LOOK_SECONDS)
+        self._empty()
         if self._pending and grace_seconds > 0:
             self._idle = asyncio.Event()
             with contextlib.suppress(TimeoutError):
@@ -132,6 +138,7 @@ class UdpServer:
         for pending in list(self._pending.values()):
             pending.cancel()
         self._pending.clear()
+        self.receive_drops()
         self.sock.close()
 
     def receive_drops(self) -> int:
@@ -150,6 +157,12 @@ class UdpServer:
             host = "::1" if ":" in host else "127.0.0.1"
         with contextlib.suppress(OSError):
             self.sock.connect((host, _DISCARD_PORT, *self.sock.getsockname()[2:]))
+
+    def _empty(self) -> None:
+        """Answer all that is in the socket's queue; no more than fits into it, should others go on to fill it."""
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(self._limits.receive_buffer_bytes // _LEAST_PACKET_COST_BYTES):
+                self._read_guarded()
 
     def _readable(self) -> None:
         # Bounded, so that the watch, TCP and probes get their turn under a flood; the loop calls again for the rest.

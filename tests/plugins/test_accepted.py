@@ -4,7 +4,6 @@ import pytest
 
 from kdns.chain import Plugin
 from kdns.plugins.debug import Debug
-from kdns.plugins.multisocket import Multisocket
 from kdns.plugins.pprof import Pprof
 from kdns.plugins.root import Root
 from kdns.plugins.trace import Trace
@@ -15,8 +14,6 @@ from tests.plugins import trial
     ("kind", "text"),
     [
         (Debug, "debug"),
-        (Multisocket, "multisocket"),
-        (Multisocket, "multisocket 4"),
         (Pprof, "pprof"),
         (Pprof, "pprof :6060 {\n block\n}"),
         (Pprof, "pprof localhost:6060 {\n block 10\n}"),
@@ -41,9 +38,6 @@ def test_it_is_read_and_one_line_says_that_it_has_no_effect(kind: type[Plugin], 
     ("kind", "text", "message"),
     [
         (Debug, "debug on", "`debug` takes no arguments"),
-        (Multisocket, "multisocket 0", "`multisocket` takes a number"),
-        (Multisocket, "multisocket 1025", "`multisocket` takes a number"),
-        (Multisocket, "multisocket 1 2", "`multisocket` takes no more than that"),
         (Pprof, "pprof here", "`pprof` takes an address"),
         (Pprof, "pprof\npprof", "`pprof` can only be used once in a server block"),
         (Pprof, "pprof {\n block often\n}", "`block` takes a number"),

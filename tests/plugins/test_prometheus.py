@@ -36,7 +36,7 @@ def test_who_accepts_openmetrics_gets_it_and_all_others_the_text_format() -> Non
     [
         ("prometheus 9153", "hint: write `:9153` for all addresses"),
         ("prometheus {\n tls /web.yml\n}", "error: `tls`: metrics over TLS aren't in kdns yet"),
-        ("prometheus {\n runtime_metrics\n}", "warning: `runtime_metrics` has no effect"),
+        ("prometheus {\n runtime_metrics\n}", "note: `runtime_metrics` has no effect"),
         ("prometheus\nprometheus", "can only be used once"),
     ],
 )

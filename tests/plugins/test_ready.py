@@ -68,6 +68,18 @@ def test_a_plugin_that_has_been_ready_is_asked_again_only_if_told_so(line: str, 
     assert ready.respond({})[0] == later
 
 
+def test_a_process_that_does_not_listen_yet_is_not_ready() -> None:
+    block = trial.block()
+    ready = trial.plugin(Ready, "ready", block)
+    cluster = Syncing(block)
+    block.process.starting = True
+    assert ready.respond({})[:2] == (503, b"kubernetes")
+    cluster.is_ready = True
+    assert ready.respond({})[:2] == (503, b"Not listening yet")
+    block.process.starting = False
+    assert ready.respond({})[:2] == (200, b"OK")
+
+
 def test_a_process_that_ends_is_ready_no_more() -> None:
     block = trial.block()
     ready = trial.plugin(Ready, "ready", block)
