@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from tests import needs
 
@@ -46,20 +47,32 @@ class Started:
         self.process.send_signal(number)
         return self.process.wait(PATIENCE_SECONDS)
 
+    def reload(self) -> str:
+        """Have it read its Corefile again, and wait until that is done. Returns what it said of it."""
+        before = len(self.said)
+        self.process.send_signal(signal.SIGUSR1)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not any(end in self.said[before:] for end in ("Reloading complete\n", "reload failed")):
+            assert time.monotonic() < deadline, f"it didn't reload:\n{self.said}"
+            time.sleep(0.01)
+        return self.said[before:]
+
     def dig(self, *arguments: str, at: str = "127.0.0.1") -> str:
         """What dig prints to a question to this server."""
         return dig(f"@{at}", "-p", str(self.port), *arguments)
 
 
 @contextlib.contextmanager
-def started(command: str, *arguments: str, cwd: Path = ROOT) -> Iterator[Started]:
+def started(command: str, *arguments: str, cwd: Path = ROOT, stdin: TextIO | None = None) -> Iterator[Started]:
     """Start a command of ours and wait until it listens; it ends with the block. `PORT` stands for a free port."""
     port = free_port()
     line = [str(COMMANDS / command), *(each.replace("PORT", str(port)) for each in arguments)]
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "said"
         with log.open("wb") as out:
-            process = subprocess.Popen(line, stdout=out, stderr=subprocess.STDOUT, cwd=cwd, env=plain_environment())
+            process = subprocess.Popen(
+                line, stdin=stdin, stdout=out, stderr=subprocess.STDOUT, cwd=cwd, env=plain_environment()
+            )
         running = Started(process, port, log)
         try:
             # The last words at start: of `kdns` what to try, of `coredns` its version.

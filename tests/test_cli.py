@@ -19,6 +19,7 @@ import dns.rcode
 import pytest
 
 from kdns import __version__, corefile, serve
+from kdns.plugins import PLUGINS
 from tests import needs, started
 from tests.started import run
 
@@ -171,18 +172,48 @@ def test_check_is_short_where_all_is_well(folder: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "no mistake\n")
 
 
-def test_check_accepts_the_corefile_of_kubeadm_and_says_what_has_no_effect(folder: Path) -> None:
+def test_check_accepts_the_corefile_of_kubeadm_without_a_word(folder: Path) -> None:
     done = run("kdns", "check", "Kubeadm", cwd=folder)
-    assert done.returncode == 0
-    told = [line for line in done.stderr.splitlines() if not line.startswith("  ")]
-    warned = [line.split(":")[1].split("`")[1] for line in told if line.startswith("warning")]
-    assert warned == ["cache"]
-    assert told[-1] == "no mistake, 1 warning"
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "no mistake\n")
+
+
+def test_check_says_where_the_same_corefile_means_something_else_than_in_coredns(folder: Path) -> None:
+    (folder / "Other").write_text(
+        ".:1053 {\n"
+        "    trace\n"
+        "    kubernetes cluster.local {\n        pods verified\n        apiserver_qps 5\n    }\n"
+        "    hosts {\n        10.0.0.1 a.example\n        fallthrough\n    }\n"
+        "    forward . 192.0.2.1 {\n        read_timeout 10s\n        tls_servername dns.example\n    }\n"
+        "    cache 30\n"
+        "}\n"
+    )
+    done = run("kdns", "check", "Other", cwd=folder)
+    assert (done.returncode, done.stdout) == (0, "")
+    told = [
+        line.strip() for line in done.stderr.splitlines() if line.startswith(("note", "warning", "  Other", "hint"))
+    ]
+    assert told == [
+        "note: `trace`: no effect: no traces are sent; `prometheus` and `log` tell of queries",
+        "Other:2:5",
+        "note: `pods`: every address of a pod has its name, not only the first",
+        "Other:4:9",
+        "note: `apiserver_qps` has no effect",
+        "Other:5:9",
+        "hint: kdns asks the API a few long questions and no more",
+        "note: `read_timeout`: an answer has 4s in all, and then is SERVFAIL",
+        "Other:12:9",
+        "warning: `tls_servername` has no effect",
+        "Other:13:9",
+        "hint: it is for upstreams with `tls://` or `https://` before them",
+        "note: `cache`: no effect on answers of `hosts` and `kubernetes`, which have the TTL that those say",
+        "Other:15:5",
+    ]
+    assert done.stderr.endswith("\n\nno mistake, 1 warning, 5 notes\n")
 
 
 def test_check_goes_on_to_the_inventory_after_a_mistake_and_shows_where_a_path_is_wrong(folder: Path) -> None:
     corefile = (
-        ".:1053 {\n    kubernetes cluster.local {\n        inventory bad.yaml wob.yaml\n    }\n    forward . x.y\n}\n"
+        ".:1053 {\n    kubernetes cluster.local {\n        inventory bad.yaml wob.yaml\n    }\n    forward . x..y\n}\n"
     )
     (folder / "Shop").write_text(corefile)
     done = run("kdns", "check", "Shop", cwd=folder)
@@ -190,7 +221,7 @@ def test_check_goes_on_to_the_inventory_after_a_mistake_and_shows_where_a_path_i
     assert [line for line in done.stderr.splitlines() if line.startswith(("error", "  Shop", "  bad"))] == [
         "error: there is no file or folder `wob.yaml`",
         "  Shop:3:28",
-        "error: TO of `forward` takes an address, `IP[:PORT]` or `[IPv6]:PORT`, or a file in the form of resolv.conf",
+        "error: TO of `forward` takes an address, `IP[:PORT]` or `[IPv6]:PORT`, a name, or a file like resolv.conf",
         "  Shop:5:15",
         "error: `10.96.3` is no IP address",
         "  bad.yaml:5:14",
@@ -210,7 +241,7 @@ def test_check_tells_the_mistakes_of_directives_beside_those_of_zones(folder: Pa
         "  Unset:1:1",
         "warning: `NOSUCHUP` isn't set in the environment, so `{$NOSUCHUP}` is empty",
         "  Unset:2:15",
-        "error: TO of `forward` takes an address, `IP[:PORT]` or `[IPv6]:PORT`, or a file in the form of resolv.conf",
+        "error: TO of `forward` takes an address, `IP[:PORT]` or `[IPv6]:PORT`, a name, or a file like resolv.conf",
         "  Unset:2:15",
         "error: `x` is no port",
         "  Unset:4:1",
@@ -312,7 +343,7 @@ def test_check_wants_a_file() -> None:
             id="with two ranges of a family",
         ),
         pytest.param(["-i", "web.yaml", "--service-cidr", "x"], 1, "`x` is no range", id="with a range that is none"),
-        pytest.param(["-i", "web.yaml", "--forward", "nobody"], 1, "forward", id="with a forwarder that is none"),
+        pytest.param(["-i", "web.yaml", "--forward", "nobody:0"], 1, "forward", id="with a forwarder that is none"),
         pytest.param(["-i", "wob.yaml"], 1, "web.yaml` meant?", id="with an inventory that isn't there"),
         pytest.param(["-i", "bad.yaml"], 1, "`10.96.3` is no IP address", id="with an inventory that has mistakes"),
         pytest.param(
@@ -348,6 +379,10 @@ def test_serve_prints_the_corefile_that_its_options_amount_to(folder: Path) -> N
 .:53 {{
     bind 127.0.0.1 ::1
     errors
+    search {{
+        names qualified
+        client 127.0.0.0/8 ::1/128 default
+    }}
     kubernetes k.test in-addr.arpa ip6.arpa {{
         inventory "{folder}/a b.yaml"
         ttl 5
@@ -363,6 +398,45 @@ def test_serve_prints_the_corefile_that_its_options_amount_to(folder: Path) -> N
     )
 
 
+@pytest.mark.parametrize(
+    ("options", "lines"),
+    [
+        pytest.param(
+            ["--client", "10.1.0.0/16=shop", "--client", "2001:db8::7=shop", "--client", "10.2.0.1=web"],
+            ["client 10.1.0.0/16 2001:db8::7 shop", "client 10.2.0.1 web", "client 127.0.0.0/8 ::1/128 default"],
+            id="networks stand together by namespace, and loopback is where it was",
+        ),
+        pytest.param(
+            ["--client", "127.0.0.0/8=shop"],
+            ["client 127.0.0.0/8 shop", "client ::1/128 default"],
+            id="loopback that was told otherwise",
+        ),
+        pytest.param(["--client", "0.0.0.0/0=shop", "--client", "::/0=shop"], ["client 0.0.0.0/0 ::/0 shop"], id="all"),
+        pytest.param(["--default-namespace", "shop"], ["default shop"], id="a default is loopback's too"),
+    ],
+)
+def test_clients_stand_where_the_options_say(folder: Path, options: list[str], lines: list[str]) -> None:
+    done = run("kdns", "serve", "-i", "web.yaml", *options, "--print-corefile", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    search = done.stdout.partition("    search {\n")[2].partition("    }\n")[0]
+    assert search.split("\n") == [f"        {line}" for line in ["names qualified", *lines]] + [""]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--client", "10.1.0.0/16"], "`--client 10.1.0.0/16` names no namespace"),
+        (["--client", "10.1.0.0/16=My_Shop"], "`--client 10.1.0.0/16=My_Shop` names no namespace"),
+        (["--client", "10.1.0.5/16=shop"], "`--client 10.1.0.5/16=shop`: 10.1.0.5/16 has host bits set"),
+        (["--default-namespace", "-"], "`--default-namespace -` is no name of a namespace"),
+    ],
+)
+def test_clients_that_stand_nowhere_are_told(folder: Path, options: list[str], said: str) -> None:
+    done = run("kdns", "serve", "-i", "web.yaml", *options, "--print-corefile", cwd=folder)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert said in done.stderr
+
+
 def test_a_cluster_is_served_as_a_kubeconfig_says(folder: Path) -> None:
     line = ["--kubeconfig", "config", "--context", "a b", "--zone", "k.test", "-l", "127.0.0.1"]
     done = run("kdns", "serve", *line, "--print-corefile", cwd=folder)
@@ -373,6 +447,11 @@ def test_a_cluster_is_served_as_a_kubeconfig_says(folder: Path) -> None:
 .:1053 {{
     bind 127.0.0.1
     errors
+    search {{
+        names qualified
+        client 127.0.0.0/8 ::1/128 default
+        without_pods
+    }}
     kubernetes k.test in-addr.arpa ip6.arpa {{
         kubeconfig {folder}/config "a b"
         ttl 5
@@ -441,16 +520,46 @@ try
         )
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_serve_ends_cleanly_when_told(folder: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (signal.SIGTERM, "SIGTERM: Shutting down servers then terminating"),
+        (signal.SIGINT, "SIGINT: Shutting down"),
+        (signal.SIGQUIT, "SIGQUIT: Quitting process immediately"),
+    ],
+)
+def test_serve_ends_cleanly_when_told(folder: Path, number: signal.Signals, words: str) -> None:
     with started.started("kdns", "serve", "-i", "web.yaml", "-l", "127.0.0.1:PORT", cwd=folder) as running:
         assert running.end(number) == 0
-        assert running.said.endswith("[INFO] stopping\n")
+        assert running.said.endswith(f"[INFO] {words}\n")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "code", "words"),
+    [
+        (signal.SIGINT, signal.SIGINT, 2, "SIGINT: Force quit"),
+        (signal.SIGTERM, signal.SIGTERM, 0, "SIGTERM: Shutting down servers then terminating"),
+        (signal.SIGTERM, signal.SIGQUIT, 0, "SIGQUIT: Quitting process immediately"),
+    ],
+)
+def test_who_asks_twice_need_not_wait_for_lameduck(
+    folder: Path, first: signal.Signals, second: signal.Signals, code: int, words: str
+) -> None:
+    (folder / "Lame").write_text(
+        ". {\n    bind 127.0.0.1\n    whoami\n    health 127.0.0.1:0 {\n        lameduck 10m\n    }\n}\n"
+    )
+    with started.started("coredns", "-p", "PORT", "-conf", "Lame", "-pidfile", "pid", cwd=folder) as running:
+        running.process.send_signal(first)
+        running.says("[INFO] plugin/health: Going into lameduck mode for 10m\n")
+        assert running.end(second) == code
+        assert running.said.endswith(f"[INFO] {words}\n")
+        assert not (folder / "pid").exists()
 
 
 def test_serve_goes_on_at_the_signals_that_coredns_goes_on_at(folder: Path) -> None:
     with started.started("kdns", "serve", "-i", "web.yaml", "-l", "127.0.0.1:PORT", cwd=folder) as running:
         running.process.send_signal(signal.SIGHUP)
+        running.process.send_signal(signal.SIGUSR2)
         running.process.send_signal(signal.SIGUSR1)
         running.says("[INFO] Reloading complete\n")
         assert running.end() == 0
@@ -461,7 +570,7 @@ def test_a_warning_that_holds_for_several_blocks_is_drawn_once(folder: Path) -> 
     rest = "bind 127.0.0.1\ndebug\nkubernetes cluster.local {\n inventory web.yaml\n}\n"
     (folder / "Twice").write_text("".join(f".:{started.free_port()} {{\n{rest}}}\n" for _ in range(2)))
     with started.started("kdns", "serve", "--corefile", "Twice", cwd=folder) as running:
-        assert running.said.count("warning: `debug`: ") == 1
+        assert running.said.count("note: `debug`: ") == 1
         assert running.said.count("warning: the selector matches no Pod") == 1
         assert "[WARNING]" not in running.said
         assert running.said.count("  passed over: 1 Deployment\n") == 1
@@ -471,7 +580,7 @@ def test_warnings_stand_before_all_else(folder: Path) -> None:
     inventory = "kubernetes cluster.local {\n inventory web.yaml\n}\n"
     (folder / "Warned").write_text(f".:{started.free_port()} {{\nbind 127.0.0.1\ndebug\n{inventory}}}\n")
     with started.started("kdns", "serve", "--corefile", "Warned", cwd=folder) as running:
-        assert running.said.startswith("warning: `debug`: ")
+        assert running.said.startswith("note: `debug`: ")
 
 
 def free_everywhere() -> int:
@@ -629,13 +738,23 @@ def test_coredns_has_the_version_that_tools_look_for() -> None:
         done = run("coredns", flag)
         assert done.returncode == 0
         assert done.stdout.splitlines()[0] == "CoreDNS-1.14.7"
+        assert re.fullmatch(r"linux/[a-z0-9]+, Python [0-9.]+, kdns [0-9.]+", done.stdout.splitlines()[1])
         assert f"kdns {__version__}" in done.stdout
 
 
 def test_coredns_lists_its_plugins() -> None:
     done = run("coredns", "-plugins")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "  dns.kubernetes\n" in done.stdout
+    *plugins, empty = done.stdout.removesuffix("\n").split("\n")
+    assert plugins == sorted(plugin.name for plugin in PLUGINS)
+    assert empty == ""
+
+
+@pytest.mark.parametrize(
+    ("flags", "first"), [(["-version=true"], "CoreDNS-1.14.7"), (["-version=f", "-plugins"], "acl")]
+)
+def test_a_flag_of_coredns_may_be_said_to_be_true_or_false(flags: list[str], first: str) -> None:
+    assert run("coredns", *flags).stdout.splitlines()[0] == first
 
 
 @pytest.mark.parametrize(
@@ -649,9 +768,6 @@ def test_coredns_lists_its_plugins() -> None:
         pytest.param(["-config", "Corefile"], 2, "No such option '-config'", id="an unknown flag"),
         pytest.param(["-dns.port", "http"], 2, "'http' is not a valid integer", id="a port that is none"),
         pytest.param(["serve"], 1, "error: extra command line arguments: [serve]\n", id="a stray word"),
-        pytest.param(
-            ["-conf", "web.yaml", "-pidfile", "no/such"], 1, "can't write the process id", id="no place for its id"
-        ),
     ],
 )
 def test_coredns_refuses_to_start(folder: Path, arguments: list[str], code: int, sentence: str) -> None:
@@ -673,15 +789,38 @@ def test_coredns_reads_stdin(folder: Path) -> None:
     assert "  stdin:2:5\n" in done.stderr
 
 
+def test_a_reload_of_what_stdin_said_is_the_same(folder: Path) -> None:
+    text = folder / "Piped"
+    text.write_text(". {\n    bind 127.0.0.1\n    template ANY ANY {\n        rcode NXDOMAIN\n    }\n}\n")
+    with text.open() as piped, started.started("coredns", "-p", "PORT", "-conf", "stdin", stdin=piped) as running:
+        assert "status: NXDOMAIN" in running.dig("a.example")
+        assert "Reloading complete\n" in running.reload()
+        assert "status: NXDOMAIN" in running.dig("a.example")
+
+
 def test_coredns_starts_as_its_deployment_starts_it(folder: Path) -> None:
     inventory = "kubernetes cluster.local {\n inventory web.yaml\n}\n"
     (folder / "Corefile").write_text(f". {{\nbind 127.0.0.1\ndebug\n{inventory}}}\n")
     with started.started("coredns", "-p", "PORT", "-pidfile", "pid", "-conf", "Corefile", cwd=folder) as running:
         assert (folder / "pid").read_text() == f"{running.process.pid}\n"
         said = running.said.splitlines()
-        assert said[0].startswith("[WARNING] Corefile:3: `debug`: ")
+        assert said[0].startswith("[INFO] Corefile:3: `debug`: ")
         assert said[1:3] == [f".:{running.port} on 127.0.0.1", "CoreDNS-1.14.7"]
         assert running.end(signal.SIGINT) == 0
+        assert not (folder / "pid").exists()
+
+
+def test_a_pidfile_that_cannot_be_written_is_an_error_and_no_end(folder: Path) -> None:
+    (folder / "Corefile").write_text(". 9.example {\n    bind 127.0.0.1\n    whoami\n}\n")
+    with started.started("coredns", "-p", "PORT", "-pidfile", "no/such", cwd=folder) as running:
+        assert running.said.splitlines()[:5] == [
+            "[ERROR] Could not write pidfile: open no/such: no such file or directory",
+            f".:{running.port} on 127.0.0.1",
+            'Warning: Domain "9.example." does not follow RFC1035 preferred syntax',
+            f"9.example.:{running.port} on 127.0.0.1",
+            "CoreDNS-1.14.7",
+        ]
+        assert running.end() == 0
 
 
 def test_without_a_corefile_coredns_answers_who_asks(tmp_path: Path) -> None:
@@ -695,7 +834,9 @@ def test_the_options_of_serve_are_one_corefile_block_for_each_port() -> None:
     assert [line for line in text.splitlines() if line.endswith("{") or "bind" in line] == [
         ".:53 {",
         "    bind 127.0.0.1 ::1",
+        "    search {",
         "    kubernetes cluster.local in-addr.arpa ip6.arpa {",
         ".:99 {",
+        "    search {",
         "    kubernetes cluster.local in-addr.arpa ip6.arpa {",
     ]

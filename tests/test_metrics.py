@@ -174,6 +174,29 @@ def test_values_that_others_count_are_read_at_each_exposition() -> None:
     assert found["kdns_packets_dropped_total{reason=response}"] == 1
 
 
+def test_of_several_sources_a_gauge_says_what_is_true_of_all_of_them() -> None:
+    counted = Metrics()
+    name = "kdns_kubernetes_{}{{}}"
+    true, false = (lambda: {(): 1.0}), (lambda: {(): 0.0})
+    one = {metrics.KUBERNETES_SYNCED: true, metrics.KUBERNETES_STALE: false, metrics.KUBERNETES_CONNECTED: true}
+    other = {metrics.KUBERNETES_SYNCED: false, metrics.KUBERNETES_STALE: true, metrics.KUBERNETES_CONNECTED: true}
+    with counted.reading(one), counted.reading(other):
+        found = samples(counted)
+    assert [found[name.format(each)] for each in ("synced", "stale", "connected")] == [0, 1, 1]
+    assert [samples(counted)[name.format(each)] for each in ("synced", "stale", "connected")] == [0, 0, 0]
+
+
+def test_of_several_inventories_objects_and_problems_add_up() -> None:
+    counted = Metrics()
+    for _ in range(2):
+        counted.read(metrics.INVENTORY_PROBLEMS, lambda: {(): 1})
+        counted.read(metrics.INVENTORY_OBJECTS, lambda: {("Service",): 2, ("Pod",): 3})
+    found = samples(counted)
+    assert found["kdns_inventory_problems{}"] == 2
+    assert found["kdns_inventory_objects{kind=Service}"] == 4
+    assert found["kdns_inventory_objects{kind=Pod}"] == 6
+
+
 def test_what_a_configuration_had_goes_with_it() -> None:
     counted = Metrics()
     counted.set(metrics.PLUGIN_ENABLED, 1, "dns://:53", ".", "", "whoami")

@@ -27,6 +27,7 @@ from tests import needs
 from tests.cluster import build
 from tests.cluster.api import Api, ApiError, Object, eventually
 from tests.cluster.authority import Authority, key_pair
+from tests.kubeconfig import write_kubeconfig
 
 # The first address of each range is that of the Service `kubernetes`; 10.96.0.10 is kubeadm's for DNS.
 SERVICE_RANGES = ("10.96.0.0/16", "fd00:10:96::/112")
@@ -191,16 +192,7 @@ class ControlPlane:
         user: Object = {"token": token}
         if certificate:
             user = {"client-certificate": str(certificate[0]), "client-key": str(certificate[1])}
-        content: Object = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "kdns", "cluster": {"server": self.server, "certificate-authority": str(self.ca)}}],
-            "users": [{"name": "kdns", "user": user}],
-            "contexts": [{"name": "kdns", "context": {"cluster": "kdns", "user": "kdns"}}],
-            "current-context": "kdns",
-        }
-        path.write_text(json.dumps(content, indent=2))
-        return path
+        return write_kubeconfig(path, self.server, user, {"certificate-authority": str(self.ca)})
 
     def service_account_folder(self, path: Path, account: str, namespace: str = "default") -> dict[str, str]:
         """Write what a kubelet mounts for a ServiceAccount; returns the variables that go with it in a pod."""

@@ -216,7 +216,7 @@ def musl(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def world(folder: Path, node: Node, plane: ControlPlane, musl: Path) -> World:
     corefile = folder / "Corefile"
-    corefile.write_text(yaml.safe_load((DEPLOY / "configmap.yaml").read_text())["data"]["Corefile"])
+    corefile.write_text(yaml.safe_load((DEPLOY / "base" / "configmap.yaml").read_text())["data"]["Corefile"])
     kubelet = Kubelet(plane, node, corefile)
     with node.entered():
         outside = node.pod("outside", "", OUTSIDE_ADDRESS)
