@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import msgspec
 
 from kdns import corefile, dump, serve
-from kdns.app import Configuration, build
+from kdns.app import Configuration, build, own_addresses
 from kdns.chain import Process
 from kdns.errors import ConfigError, Problem
 from kdns.explain import report, text
@@ -56,6 +56,8 @@ def offline(ask: Ask, wish: Wish) -> report.Explanation:
 
 def _world(wish: Wish, configuration: Configuration) -> World:
     listener = main_listener(configuration)
+    # For NS records: those that a server here would have.
+    configuration.process.addresses = own_addresses(each.address for each in configuration.listeners)
     read: dict[object, list[Object]] = {}
     sources: list[Source] = []
     for plugin in clusters_of(listener):

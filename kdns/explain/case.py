@@ -92,6 +92,8 @@ class Case(msgspec.Struct):
         meaning = best.meaning
         if not self.unresolved or self.in_full or best.source.has_namespace(meaning.namespace):
             return True
+        if self.text.lower().rstrip(".").endswith((".svc", ".pod")):
+            return True
         swapped = best.source.model(meaning.service, meaning.namespace) is not None
         there = any(each.exists for each in self.objects)
         return bool(not meaning.namespace or there or self.near_namespaces or self.elsewhere or swapped)

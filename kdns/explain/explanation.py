@@ -12,7 +12,8 @@ from itertools import groupby, islice
 
 import msgspec
 
-from kdns.answers import AnswerCache
+from kdns.addresses import pack_client
+from kdns.answers import AnswerCache, PlacedAnswers
 from kdns.chain import Process
 from kdns.explain import hints, report
 from kdns.explain.asking import LOOPBACK, Ask, client_of, question_of
@@ -190,10 +191,14 @@ async def _answer(tracer: Tracer, asked: _Asked, client: str, world: World) -> r
     await asyncio.sleep(0)
     answer = whole.answer or run.answer
     assert answer is not None
-    kept = run.keeps
+    # The first may have been what others were asked for; `cache` has that now, and so has the next client.
+    again = whole
+    kept = again.keeps
     if world.kept is not None:
         packets = [form for packet in (run.packet, with_edns.packet) for form in _forms(packet)]
-        kept = any(_is_kept(answers, packet) for answers in world.kept for packet in packets)
+        kept = again.from_cache or any(
+            _is_kept(answers, packet, client) for answers in world.kept for packet in packets
+        )
     return report.Answer(
         name=names.to_text(name),
         type=type_to_text(rtype),
@@ -204,7 +209,8 @@ async def _answer(tracer: Tracer, asked: _Asked, client: str, world: World) -> r
         size_bytes=len(whole.reply),
         truncated={"512": run.truncated, "1232": with_edns.truncated},
         kept=kept,
-        kept_out_by="" if run.keeps else run.kept_out_by,
+        ages=again.ages or again.from_cache,
+        kept_out_by="" if kept or again.keeps else again.kept_out_by,
     )
 
 
@@ -213,8 +219,9 @@ def _forms(packet: bytes) -> tuple[bytes, bytes]:
     return packet, packet[:3] + bytes((packet[3] | AD,)) + packet[4:]
 
 
-def _is_kept(answers: AnswerCache, packet: bytes) -> bool:
-    found = answers.find(packet)
+def _is_kept(answers: AnswerCache, packet: bytes, client: str) -> bool:
+    place = answers.place(pack_client(client)) if isinstance(answers, PlacedAnswers) else b""
+    found = answers.find(packet, place)
     if found is None:
         return False
     # Nobody was sent it.
@@ -304,4 +311,7 @@ def _resolved(told: report.Explanation, walk: Sequence[_Asked]) -> str:
     aliases = next((found for each in walk if (found := _aliases(each.run.records))), [])
     if told.types in (["PTR"], ["CNAME"]):
         return f"stands for {shown}"
-    return f"resolves to {shown or 'an answer'}" + (f", by its alias {aliases[-1]}" if aliases else "")
+    alias = f", by its alias {aliases[-1]}" if aliases else ""
+    if not {"A", "AAAA", "SRV", "ANY"} & set(told.types):
+        return f"has {' and '.join(told.types)} {shown}{alias}"
+    return f"resolves to {shown or 'an answer'}{alias}"

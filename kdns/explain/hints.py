@@ -194,6 +194,9 @@ def _address(case: Case) -> Hints:
     best = case.best
     if best is None or best.meaning.kind != "address" or case.told.resolves is not False:
         return
+    if any(each.outcome == report.NO_DATA for each in case.told.walk):
+        yield report.Hint("address-type", "the name of an address has PTR records only")
+        return
     packed = pack_address(best.meaning.address)
     if packed is None:
         yield report.Hint("partial-address", "a reverse name has a PTR record where it spells a whole address")
@@ -204,17 +207,25 @@ def _address(case: Case) -> Hints:
 
 def _final_dot(case: Case) -> Hints:
     """A final dot keeps the search list out; without it the name would be found."""
-    if not case.unresolved or not case.text.endswith(".") or case.in_full:
-        return
+    found = _searched(case) if case.text.endswith(".") and case.client.search else ""
+    if found:
+        short = case.text.rstrip(".")
+        text = f"the final dot says that the name is whole; `{short}` without it is `{found}`"
+        yield report.Hint("final-dot", text)
+
+
+def _searched(case: Case) -> str:
+    """The Service that the search list of a pod would make of a name that isn't found; empty where there is none."""
+    if not case.unresolved or case.in_full:
+        return ""
     short = case.text.rstrip(".").lower()
     for source in case.sources:
         for domain in in_cluster(case.client.namespace or "default", source.zone).search:
             labels = [label.encode() for label in f"{short}.{domain}".split(".")]
             meaning = meaning_of(source.left_of_zone(labels) or ())
             if meaning.kind == "service" and source.model(meaning.namespace, meaning.service) is not None:
-                text = f"the final dot says that the name is whole; `{short}` without it is `{short}.{domain}.`"
-                yield report.Hint("final-dot", text)
-                return
+                return f"{short}.{domain}."
+    return ""
 
 
 def _ndots(case: Case) -> Hints:
@@ -237,17 +248,19 @@ def _ndots(case: Case) -> Hints:
 
 def _no_search_list(case: Case) -> Hints:
     client = case.client
-    wanted = case.best is not None or "." not in case.text
-    if case.unresolved and wanted and not client.search and not client.asks and not case.in_full and case.sources:
-        text = f"without a search list a Service is asked for in full: `NAME.NAMESPACE.svc.{case.sources[0].zone}`"
-        yield report.Hint("no-search-list", text)
+    if not case.unresolved or client.search or client.asks or case.in_full or not case.sources:
+        return
+    found = _searched(case) if "." in case.text.rstrip(".") else ""
+    if found or case.best is not None or "." not in case.text:
+        right = found or f"NAME.NAMESPACE.svc.{case.sources[0].zone}"
+        yield report.Hint("no-search-list", f"without a search list a Service is asked for in full: `{right}`")
 
 
 def _nobody(case: Case) -> Hints:
     """REFUSED: no directive has the name, which isn't one of the cluster. Told where nothing else is."""
     last = case.told.walk[-1] if case.told.walk else None
     if last is not None and case.outside and "." in case.text.rstrip("."):
-        text = "nobody answers here for names outside of the cluster: `forward . ADDRESS` would ask others"
+        text = "no directive here answers for it: `forward . ADDRESS` would ask others"
         yield report.Hint("nobody", text)
 
 

@@ -125,6 +125,16 @@ def _named_port(service: report.Object, named: list[report.Port], wanted: str, p
     yield report.Hint("no-such-port", text + (f"; did you mean `{meant}`?" if meant else ""))
 
 
+def _half_a_port(service: report.Object, label: str, zone: str) -> Hints:
+    """`_http.web.shop` or `_tcp.web.shop`, where a port is named with its protocol."""
+    half = label.removeprefix("_")
+    named = [port for port in service.ports if port.name]
+    meant = [port for port in named if half in (port.name, port.protocol.lower())] or named
+    right = f"_{meant[0].name}._{meant[0].protocol.lower()}" if meant else "_PORT._PROTOCOL"
+    text = f"a port is asked for with its protocol: `{right}.{service.name}.{service.namespace}.svc.{zone}`"
+    yield report.Hint("half-a-port", text if named else f"Service `{full(service)}` has no named port")
+
+
 # Single endpoints
 
 
@@ -139,6 +149,9 @@ def _endpoint(case: Case) -> Hints:
         text = f"Service `{full(service)}` is an ExternalName: there are no names below it"
         yield report.Hint("alias-has-no-endpoints", text)
         return
+    if label.startswith("_"):
+        yield from _half_a_port(service, label, best.source.zone)
+        return
     endpoints = service.endpoints
     waiting = next((each for each in endpoints.not_ready if each.name == label), None) if endpoints else None
     if waiting is not None:
@@ -148,13 +161,14 @@ def _endpoint(case: Case) -> Hints:
     labels = _labels(best.source.model(service.namespace, service.name), label)
     yield from _pod_without_name(best.source, service, label, labels)
     if labels and label not in labels:
-        # Addresses are all alike.
-        meant = "" if label[:1].isdigit() else nearest_of(label, labels[:MOST_COMPARED])
+        left = endpoints.total - endpoints.ready if endpoints is not None and not endpoints.known else 0
+        # Addresses are all alike; and what is asked for may be one of those that aren't ready.
+        meant = "" if left or label[:1].isdigit() else nearest_of(label, labels[:MOST_COMPARED])
         shown = ", ".join(f"`{each}`" for each in labels[:MOST_SUGGESTED])
         more = f" and {len(labels) - MOST_SUGGESTED} more" if len(labels) > MOST_SUGGESTED else ""
         text = f"the ready endpoints of Service `{full(service)}` are called {shown}{more}"
-        if endpoints is not None and not endpoints.known and endpoints.ready < endpoints.total:
-            text += f", and {endpoints.total - endpoints.ready} aren't ready"
+        if left:
+            text += f", and {left} {'is' if left == 1 else 'are'} not ready, so without a name"
         yield report.Hint("endpoint-names", text + (f"; did you mean `{meant}`?" if meant else ""))
 
 
@@ -211,13 +225,18 @@ def _outside(case: Case, source: Source, service: report.Object) -> Hints:
         text = f"no search list applies to `externalName`: for a Service of the cluster write `{right}`"
         yield report.Hint("alias-is-short", text)
     elif case.told.resolves is False and any(
-        each.outcome == report.NO_DATA and each.records for each in case.told.walk
+        each.outcome == report.NO_DATA and each.records and not _claimed(each) for each in case.told.walk
     ):
         text = (
             f"the alias leads out of the cluster, to {service.external_name}, and nobody here answers for that; "
             "`forward . ADDRESS` would ask others"
         )
         yield report.Hint("alias-unanswered", text)
+
+
+def _claimed(verdict: report.Verdict) -> bool:
+    """Whether a directive had an answer to the name that an alias leads to, be it that it doesn't exist."""
+    return any(step.depth and step.does == "answers" for step in verdict.steps)
 
 
 def _inside(case: Case, source: Source, service: report.Object) -> Hints:
@@ -242,6 +261,8 @@ def _type(case: Case) -> Hints:
     """The name is there, without a record of the type."""
     best = case.best
     if not case.unresolved or case.service is None or best is None or len(case.types) != 1:
+        return
+    if best.meaning.label.startswith("_"):
         return
     # What an alias leads to is told last.
     service = case.told.objects[-1]

@@ -17,6 +17,7 @@ import msgspec
 from kdns.chain import Answer, Next, Plugin, Process, Request, Waiter, fold
 from kdns.listening import Listener
 from kdns.metrics import Metrics
+from kdns.plugins.cache import Cache
 from kdns.plugins.errors import Errors
 from kdns.plugins.forward import Forward
 from kdns.responder import Responder, Site
@@ -66,6 +67,11 @@ class Run(msgspec.Struct):
     def rcode(self) -> int:
         """The response code of the reply."""
         return self.reply[3] & 0xF
+
+    @property
+    def from_cache(self) -> bool:
+        """Whether it is what `cache` has of others."""
+        return self.answer is not None and self.answer.plugin == Cache.name
 
     @property
     def truncated(self) -> bool:
