@@ -159,6 +159,7 @@ def dump_command(
     """Print manifests or a cluster as a zone file, or as manifests with all addresses and endpoints in full."""
     if bool(inventory) == bool(kubeconfig):
         raise click.UsageError("give either --inventory PATH or --kubeconfig FILE")
+    _only_with_its_source(kubeconfig, context, service_cidr)
     if kubeconfig:
         objects = dump.of_cluster(kubeconfig, context)
     else:
@@ -201,6 +202,7 @@ def compare_command(
         raise click.UsageError("give either --inventory PATH or --kubeconfig FILE")
     if not inventory and not kubeconfig and not (server and questions):
         raise click.UsageError("give --inventory PATH, --kubeconfig FILE, or --server ADDR with --questions FILE")
+    _only_with_its_source(kubeconfig, context, service_cidr)
     if server and corefile_path:
         raise click.UsageError("--corefile is for a kdns in this process; the one at --server has its own")
     wish = comparing.Wish(
@@ -253,6 +255,7 @@ def env_command(
     """Print the variables that a pod has of services, or run COMMAND with them."""
     if bool(inventory) == bool(kubeconfig):
         raise click.UsageError("give either --inventory PATH or --kubeconfig FILE")
+    _only_with_its_source(kubeconfig, context, service_cidr)
     if command and form:
         raise click.UsageError("--format is for what is printed; a COMMAND gets the variables themselves")
     _log_nothing()
@@ -349,6 +352,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(2) from None
     except click.exceptions.Abort:
         raise SystemExit(130) from None
+
+
+def _only_with_its_source(kubeconfig: str | None, context: str, service_cidr: tuple[str, ...]) -> None:
+    """Refuse what would have no effect, since it is about another source."""
+    if context and not kubeconfig:
+        raise click.UsageError("--context is one of a --kubeconfig FILE")
+    if service_cidr and kubeconfig:
+        raise click.UsageError("--service-cidr is for an --inventory: a cluster has its addresses")
 
 
 def _print(lines: Iterable[str]) -> None:

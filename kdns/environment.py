@@ -8,6 +8,7 @@ Law: kubernetes 1.36, `getServiceEnvVarMap` of pkg/kubelet/kubelet_pods.go for t
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 import shlex
@@ -17,6 +18,7 @@ from typing import NoReturn
 
 import msgspec
 
+from kdns.addresses import host_and_port
 from kdns.errors import ConfigError, KdnsError, Problem, nearest
 from kdns.kubernetes.objects import Namespace, Object, Pod, Service
 
@@ -27,9 +29,10 @@ READ_SECONDS = 60.0
 # The same for namespace `default`, once the server has shown that it answers.
 MASTER_SECONDS = 5.0
 
-_SHELL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-# What every reader of a .env file takes for itself without quotes; some, as `docker run`, know no quotes.
-_PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,\[\]-]*")
+_SHELL_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
+# Of what names and values are made in an API server that checks what it is given. Then no format needs quotes but that
+# of a shell, and nobody who can write to a cluster writes lines of a script that a user evaluates.
+_ALLOWED = re.compile(r"[A-Za-z0-9_./:\[\]-]+")
 
 
 class Environment(msgspec.Struct, frozen=True):
@@ -98,13 +101,20 @@ def told(objects: Iterable[Object], namespace: str, links: bool) -> list[Service
 
 
 def of_services(services: Iterable[Service]) -> Environment:
-    """The variables of these services. Where two give one of the same name, the later one's holds."""
+    """The variables of these services. Where two give one of the same name, the later one's holds.
+
+    A service such as Kubernetes allows none gives no variables.
+    """
     variables: dict[str, str] = {}
     given_by: dict[str, str] = {}
     warnings: list[Problem] = []
     for service in services:
         name = service.metadata.name
-        for variable, value in dict(_variables(service)).items():
+        given = dict(_variables(service))
+        if not all(map(_ALLOWED.fullmatch, [*given, *given.values()])):
+            warnings.append(Problem(f"{name!r} gives no variables: Kubernetes allows no such service", warning=True))
+            continue
+        for variable, value in given.items():
             before = given_by.get(variable)
             if before is not None and variables[variable] != value:
                 warnings.append(_clash(variable, before, name))
@@ -124,10 +134,9 @@ def _variables(service: Service) -> Iterator[tuple[str, str]]:
         if port.name:
             yield f"{prefix}_SERVICE_PORT_{_spelled(port.name)}", str(port.port)
     # What links between containers of Docker once gave.
-    host = f"[{address}]" if ":" in address else address
     for number, port in enumerate(ports):
         protocol = port.transport.lower()
-        url = f"{protocol}://{host}:{port.port}"
+        url = f"{protocol}://{host_and_port(address, port.port)}"
         if number == 0:
             yield f"{prefix}_PORT", url
         of_port = f"{prefix}_PORT_{port.port}_{port.transport}"
@@ -168,7 +177,7 @@ def _clash(variable: str, before: str, name: str) -> Problem:
 
 
 def as_env(variables: Mapping[str, str]) -> Iterator[str]:
-    """Lines as env(1) prints them, without quotes."""
+    """Lines as env(1) prints them, and as every reader of a .env file takes them; some know no quotes."""
     return (f"{name}={value}" for name, value in variables.items())
 
 
@@ -181,15 +190,6 @@ def as_export(variables: Mapping[str, str]) -> Iterator[str]:
             yield f"# {name}={value} is no variable of a shell"
 
 
-def as_dotenv(variables: Mapping[str, str]) -> Iterator[str]:
-    """Lines of a .env file."""
-    for name, value in variables.items():
-        if not _PLAIN.fullmatch(value):
-            escaped = re.sub(r'([\\"$`])', r"\\\1", value)
-            value = f'"{escaped}"'
-        yield f"{name}={value}"
-
-
 def as_json(variables: Mapping[str, str]) -> Iterator[str]:
     """One JSON object."""
     yield msgspec.json.format(msgspec.json.encode(dict(variables))).decode()
@@ -199,12 +199,15 @@ FORMATS: dict[str, Callable[[Mapping[str, str]], Iterator[str]]] = {
     "env": as_env,
     "export": as_export,
     "json": as_json,
-    "dotenv": as_dotenv,
+    "dotenv": as_env,
 }
 
 
 def run(command: Sequence[str], variables: Mapping[str, str]) -> NoReturn:
     """Become this command, with the variables over those that are there. Raises OSError where it can't be started."""
+    if not command[0]:
+        # What execve(2) says of an empty path, and Python doesn't.
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
     # Python ignores these for itself; a program counts on finding them as they are by default.
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)

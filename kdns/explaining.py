@@ -19,10 +19,11 @@ from kdns.app import Configuration, build, own_addresses
 from kdns.chain import Process
 from kdns.errors import ConfigError, Problem
 from kdns.explain import report, text
+from kdns.explain.answering import ask_running
 from kdns.explain.asking import Ask
 from kdns.explain.explanation import World, explain
 from kdns.explain.knowledge import Objects, Source
-from kdns.explain.running import ask_running, clusters_of, main_listener
+from kdns.explain.running import clusters_of, main_listener
 from kdns.kubernetes.objects import Object, Put, Synced
 from kdns.metrics import Metrics
 from kdns.plugins.hosts import Hosts

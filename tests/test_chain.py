@@ -506,3 +506,12 @@ def test_the_reply_is_told_to_all_who_asked() -> None:
     asked.replied(b"reply", Answer())
     assert told == [b"reply", b"reply"]
     assert not asked.keep
+
+
+def test_a_reply_to_no_client_is_told_to_nobody() -> None:
+    told: list[bytes] = []
+    asked = request()
+    asked.after_reply(lambda reply, answer: told.append(reply))
+    asked.tell_nobody()
+    asked.replied(b"reply", Answer())
+    assert told == []

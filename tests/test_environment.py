@@ -92,6 +92,24 @@ def test_of_two_services_that_give_the_same_variable_the_later_holds_and_that_is
     ]
 
 
+@pytest.mark.parametrize(
+    "each",
+    [
+        pytest.param(service("1\nreboot"), id="a line of its own in the name"),
+        pytest.param(service("x=y"), id="a sign that ends a name"),
+        pytest.param(service("web", "$(reboot)"), id="a command for an address"),
+        pytest.param(service("web", "10.0.0.1", {"name": "a\0b", "port": 1}), id="a zero byte in a port's name"),
+        pytest.param(service("web", "10.0.0.1", {"protocol": "a;b", "port": 1}), id="another command"),
+    ],
+)
+def test_a_service_that_kubernetes_would_not_allow_gives_no_variables_and_that_is_told(each: Document) -> None:
+    found = environment.of_namespace(cluster(each, service("ok", "10.0.0.9")), "shop")
+    assert list(found.variables.items()) == variables_of([KUBERNETES, service("ok", "10.0.0.9")])
+    name = each["metadata"]["name"]
+    told = [f"{name!r} gives no variables: Kubernetes allows no such service"]
+    assert [warning.message for warning in found.warnings] == told
+
+
 # Which services are told
 
 
@@ -134,27 +152,22 @@ def test_a_namespace_or_pod_that_isnt_there_is_a_mistake() -> None:
 
 # How they are printed
 
-VARIABLES = {"WEB_PORT": "tcp://[fd00::1]:80", "1ST_PORT": "tcp://10.0.0.1:80", "ODD": 'it\'s $5 "or" `so` \\'}
+VARIABLES = {"WEB_PORT": "tcp://[fd00::1]:80", "1ST_PORT": "tcp://10.0.0.1:80"}
 
 
-def test_env_is_what_env_prints() -> None:
-    assert list(environment.as_env(VARIABLES)) == [f"{name}={value}" for name, value in VARIABLES.items()]
+@pytest.mark.parametrize("form", ["env", "dotenv"])
+def test_env_and_dotenv_are_what_env_prints(form: str) -> None:
+    assert list(environment.FORMATS[form](VARIABLES)) == [f"{name}={value}" for name, value in VARIABLES.items()]
 
 
-def test_a_shell_that_evaluates_the_exports_has_the_variables_whose_names_it_can_have() -> None:
+def test_a_shell_that_evaluates_the_exports_has_the_variables_whose_names_it_can_have(tmp_path: Path) -> None:
     text = "\n".join(environment.as_export(VARIABLES))
-    script = f'{text}\nprintf "%s\\n" "$WEB_PORT" "$ODD"'
-    done = subprocess.run(["sh", "-euc", script], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == [VARIABLES["WEB_PORT"], VARIABLES["ODD"]]
+    # A shell takes brackets without quotes for a pattern of files.
+    (tmp_path / "WEB_PORT=tcp:" / "f:80").mkdir(parents=True)
+    script = f'{text}\nprintf "%s\\n" "$WEB_PORT"'
+    done = subprocess.run(["sh", "-euc", script], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.splitlines() == [VARIABLES["WEB_PORT"]]
     assert "# 1ST_PORT=tcp://10.0.0.1:80 is no variable of a shell" in text
-
-
-def test_dotenv_has_quotes_only_where_a_reader_needs_them() -> None:
-    assert list(environment.as_dotenv(VARIABLES)) == [
-        "WEB_PORT=tcp://[fd00::1]:80",
-        "1ST_PORT=tcp://10.0.0.1:80",
-        r'ODD="it' + r"'s \$5 \"or\" \`so\` \\" + '"',
-    ]
 
 
 def test_json_is_an_object() -> None:
@@ -201,6 +214,7 @@ def folder(tmp_path: Path) -> Path:
         ("-n shop -i web.yaml sh -c exit\\ 7", 7, "", ""),
         ("-n shop -i web.yaml -- ./none", 127, "", "error: ./none: no such file or directory\n"),
         ("-n shop -i web.yaml -- ./web.yaml", 126, "", "error: ./web.yaml: permission denied\n"),
+        ("-n shop -i web.yaml -- ", 127, "", "error: : no such file or directory\n"),
         ("-n shp -i web.yaml", 1, "", "error: there is no namespace `shp`\nhint: did you mean `shop`?\n"),
     ],
 )
@@ -219,6 +233,8 @@ def test_env_prints_the_variables_or_runs_a_command_with_them(
         ("-n shop -i web.yaml --kubeconfig k", "give either --inventory PATH or --kubeconfig FILE"),
         ("-n shop -i web.yaml --format json true", "--format is for what is printed"),
         ("-i web.yaml", "Missing option '--namespace'"),
+        ("-n shop -i web.yaml --context c", "--context is one of a --kubeconfig FILE"),
+        ("-n shop --kubeconfig k --service-cidr 10.0.0.0/8", "--service-cidr is for an --inventory"),
     ],
 )
 def test_env_that_is_asked_wrong_says_so(folder: Path, line: str, why: str) -> None:

@@ -125,6 +125,12 @@ def test_a_mistake_is_told_with_its_way_out(row: Row, tmp_path: Path) -> None:
             id="a type that is none",
         ),
         pytest.param(
+            Ask("web", "AXFR"),
+            "error: `AXFR` is no type that a record has\n"
+            "hint: A, AAAA, SRV and PTR are; without a type A and AAAA are asked for",
+            id="a type that no record has",
+        ),
+        pytest.param(
             Ask("web", of="shpo"), "error: there is no namespace `shpo`\nhint: did you mean `shop`?", id="no namespace"
         ),
         pytest.param(
@@ -495,6 +501,7 @@ def test_tools_get_all_of_it() -> None:
                 "size_bytes": 62,
                 "truncated": {"512": False, "1232": False},
                 "kept": True,
+                "ages": False,
                 "kept_out_by": "",
             }
         ],
@@ -661,8 +668,8 @@ def test_a_running_server_has_hints_as_well(server: Started) -> None:
     assert (code, told.splitlines()[1:3]) == (
         1,
         [
-            "hint: the ready endpoints of Service `shop/queue` are called `queue-0`, and 1 aren't ready; did you mean",
-            "      `queue-0`?",
+            "hint: the ready endpoints of Service `shop/queue` are called `queue-0`, and 1 is not ready, so without a",
+            "      name",
         ],
     )
 
@@ -683,6 +690,65 @@ def test_a_reply_is_told_as_kept_once_a_client_has_asked(server: Started) -> Non
     # As glibc asks.
     server.dig("+noedns", "+noadflag", *line)
     assert "; kept until what it says changes" in asked(server, *line)[1]
+
+
+def test_a_reply_that_depends_on_the_client_is_kept_for_others_who_stand_there(server: Started) -> None:
+    needs.command("dig")
+    line = "queue.shop.", "A"
+    server.dig("+noedns", "+noadflag", *line)
+    assert "; kept until what it says changes" in asked(server, *line, "--client", "127.0.0.1")[1]
+    told = asked(server, *line, "--from", "shop")[1]
+    assert "  that is the address of pod " in told
+    assert "; not kept yet" in told
+
+
+UPSTREAM = """.:PORT {
+    bind 127.0.0.1
+    template IN A www.example.com {
+        answer "{{ .Name }} 60 IN A 192.0.2.80"
+    }
+    template ANY ANY example.com {
+        rcode NXDOMAIN
+    }
+}
+"""
+FORWARDING = """.:PORT {
+    bind 127.0.0.1
+    kubernetes cluster.local {
+        inventory INVENTORY
+    }
+    forward . 127.0.0.1:UPSTREAM
+    cache
+}
+"""
+
+
+def test_what_others_say_is_told_as_theirs(tmp_path: Path) -> None:
+    ports = started.free_port(), started.free_port()
+    (tmp_path / "upstream").write_text(UPSTREAM.replace("PORT", str(ports[0])))
+    text = FORWARDING.replace("INVENTORY", SHOP).replace("UPSTREAM", str(ports[0])).replace("PORT", str(ports[1]))
+    (tmp_path / "Corefile").write_text(text)
+    with (
+        started.started("kdns", "serve", "--corefile", str(tmp_path / "upstream")),
+        started.started("kdns", "serve", "--corefile", str(tmp_path / "Corefile")),
+    ):
+        place = "--server", f"127.0.0.1:{ports[1]}"
+        code, told, _ = says("www.example.com.", "A", *place)
+        assert (code, told.splitlines()[0]) == (0, "www.example.com. resolves to 192.0.2.80")
+        # Who asked first was told by the upstream; who asks next is told by `cache`.
+        assert told.splitlines()[-1].endswith("; kept until its TTL is over")
+        # That it doesn't exist is an answer to where the alias leads.
+        code, told, _ = says("mail.shop", "A", *place)
+        assert (code, told.splitlines()[:2]) == (
+            1,
+            ["mail.shop stands for mail.example.com, which has no answer here", ""],
+        )
+
+
+def test_a_server_loads_explanations_when_one_is_asked_for() -> None:
+    code = "import sys, kdns.serve; print(*sorted(name for name in sys.modules if name.startswith('kdns.explain')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=True)
+    assert done.stdout == "kdns.explain kdns.explain.running\n"
 
 
 def test_an_explanation_is_no_query_of_a_client(tmp_path: Path) -> None:

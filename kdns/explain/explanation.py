@@ -191,14 +191,12 @@ async def _answer(tracer: Tracer, asked: _Asked, client: str, world: World) -> r
     await asyncio.sleep(0)
     answer = whole.answer or run.answer
     assert answer is not None
-    # The first may have been what others were asked for; `cache` has that now, and so has the next client.
-    again = whole
-    kept = again.keeps
+    # The last is what the next client gets: what others were asked for at first, `cache` has by now.
+    kept = whole.keeps
     if world.kept is not None:
         packets = [form for packet in (run.packet, with_edns.packet) for form in _forms(packet)]
-        kept = again.from_cache or any(
-            _is_kept(answers, packet, client) for answers in world.kept for packet in packets
-        )
+        found = (_is_kept(answers, packet, client) for answers in world.kept for packet in packets)
+        kept = whole.from_cache or any(found)
     return report.Answer(
         name=names.to_text(name),
         type=type_to_text(rtype),
@@ -209,8 +207,8 @@ async def _answer(tracer: Tracer, asked: _Asked, client: str, world: World) -> r
         size_bytes=len(whole.reply),
         truncated={"512": run.truncated, "1232": with_edns.truncated},
         kept=kept,
-        ages=again.ages or again.from_cache,
-        kept_out_by="" if kept or again.keeps else again.kept_out_by,
+        ages=whole.ages or whole.from_cache,
+        kept_out_by="" if kept or whole.keeps else whole.kept_out_by,
     )
 
 

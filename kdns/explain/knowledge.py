@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 from kdns.addresses import pack_address
 from kdns.explain import report
@@ -22,6 +23,8 @@ CLUSTER_IP, HEADLESS, EXTERNAL_NAME = "ClusterIP", "headless", "ExternalName"
 _KINDS = {Kind.CLUSTER_IP: CLUSTER_IP, Kind.HEADLESS: HEADLESS, Kind.EXTERNAL_NAME: EXTERNAL_NAME}
 # More than that nobody reads at once; tools get as many.
 MOST_NOT_READY = 20
+# Pods of a namespace, for one to ask from: any will do.
+MOST_LOOKED_AT = 100
 
 
 class Objects:
@@ -146,6 +149,11 @@ class Source:
         for (of, name), pod in sorted(self.objects.pods.items()) if self.objects else ():
             if of == namespace and not pod.finished and pod.addresses and not uses_host_network(pod):
                 return name, pod.addresses[0]
+        # Of one on its node's network and of one that shares an address nobody knows whose it is.
+        for name, addresses in islice(self.cluster.pods_in(namespace), MOST_LOOKED_AT):
+            own = next((each for each in addresses if self.namespace_at(each) == namespace), None)
+            if own is not None:
+                return name, address_text(own)
         return "", ""
 
     # Objects, told

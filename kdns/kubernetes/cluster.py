@@ -274,9 +274,14 @@ class Cluster:
 
     def pods_by_name(self) -> Iterator[tuple[tuple[str, str], tuple[bytes, ...]]]:
         """Namespace, name and addresses of every live pod, hidden namespaces included; they may change meanwhile."""
-        for namespace, pods in list(self._pods.items()):
-            for name, addresses in list(pods.items()):
-                yield (namespace, name), all_of(addresses)
+        for namespace in list(self._pods):
+            for name, addresses in self.pods_in(namespace):
+                yield (namespace, name), addresses
+
+    def pods_in(self, namespace: str) -> Iterator[tuple[str, tuple[bytes, ...]]]:
+        """Name and addresses of every live pod of a namespace; they may change meanwhile."""
+        for name, addresses in list(self._pods.get(namespace, {}).items()):
+            yield name, all_of(addresses)
 
     def known_addresses(self) -> set[bytes]:
         """Every address that may have a PTR record."""

@@ -358,6 +358,10 @@ class Rewrite(Plugin):
             return None
         for directive, options in zip(written, read, strict=True):
             problems += _doubts(directive, options.rule)
+            if options.rule.stop and _concerns_all(options.rule.rule) and options is not read[-1]:
+                message = "this rule concerns every question and is the last for it: those behind are never reached"
+                hint = "`rewrite continue` goes on with them"
+                problems.append(Problem(message, directive.name.place(), hint=hint, warning=True))
         return read
 
     async def handle(self, request: Request, next: Next) -> Answer:
@@ -414,6 +418,10 @@ def _doubts(directive: Directive, written: Written) -> Iterator[Problem]:
         message = "answers have the rewritten name, and clients may refuse them"
         hint = "`answer auto` at the end turns it back"
         yield Problem(message, _word(directive, "name").place(), hint=hint, warning=True)
+
+
+def _concerns_all(rule: Rule) -> bool:
+    return isinstance(rule, AliasRule) or (isinstance(rule, EdnsRule) and rule.action in ("set", "unset"))
 
 
 def _word(directive: Directive, text: str) -> Token:

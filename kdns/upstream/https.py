@@ -181,6 +181,7 @@ class HttpsConnections:
             use_dns_cache=False,
             family=socket.AF_UNSPEC,
         )
+        # aiohttp has no public place for it; should that be another one some day, the endless upstream of a test tells.
         connector._factory = functools.partial(_Connection, asyncio.get_running_loop())  # type: ignore[assignment]
         return aiohttp.ClientSession(
             connector=connector,

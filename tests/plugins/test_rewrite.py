@@ -757,6 +757,23 @@ def test_what_can_hardly_be_meant_is_told(line: str, drawn: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("first", "warned"),
+    [
+        ("cname a b", True),
+        ("stop edns0 nsid set revert", True),
+        ("edns0 local unset 7", True),
+        ("continue edns0 nsid set revert", False),
+        ("edns0 nsid append revert", False),
+        ("type A MX", False),
+    ],
+)
+def test_a_rule_behind_which_none_is_reached_is_told(first: str, warned: bool) -> None:
+    told = "warning: this rule concerns every question and is the last for it: those behind are never reached\n"
+    assert (told in trial.problems(Rewrite, f"rewrite {first}\nrewrite type AAAA MX")) is warned
+    assert told not in trial.problems(Rewrite, f"rewrite type AAAA MX\nrewrite {first}")
+
+
+@pytest.mark.parametrize(
     "line",
     [
         "rewrite name a b",
