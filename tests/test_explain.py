@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -117,6 +118,16 @@ def test_a_mistake_is_told_with_its_way_out(row: Row, tmp_path: Path) -> None:
         ),
         pytest.param(
             Ask("web:80"), "error: `web:80` is no name\nhint: a name stands alone: `web`", id="a name with a port"
+        ),
+        pytest.param(
+            Ask("[fd00::1]:53"),
+            "error: `[fd00::1]:53` is no name\nhint: an address stands alone: `fd00::1`",
+            id="an address with a port",
+        ),
+        pytest.param(
+            Ask("fe80::1%eth0"),
+            "error: `fe80::1%eth0` is no name\nhint: an address stands alone: `fe80::1`",
+            id="an address with a zone",
         ),
         pytest.param(Ask("a..b"), "error: `a..b` is no name: a label has 1 to 63 bytes", id="an empty label"),
         pytest.param(
@@ -435,6 +446,14 @@ def test_what_is_asked_wrong_ends_with_2(line: str, said: str) -> None:
     assert "Traceback" not in error
 
 
+def test_what_cannot_be_written_ends_with_2() -> None:
+    kdns = started.COMMANDS / "kdns"
+    with Path("/dev/full").open("w") as full:
+        line = [kdns, "explain", "web.shop", "-i", SHOP]
+        done = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, text=True, timeout=20, check=False)
+    assert (done.returncode, done.stderr) == (2, "error: the output can't be written: no space left on device\n")
+
+
 def test_a_corefile_that_watches_a_cluster_needs_to_be_told_of_one(tmp_path: Path) -> None:
     (tmp_path / "Corefile").write_text("cluster.local {\n    kubernetes\n}\n")
     code, told, error = says("web", "--corefile", str(tmp_path / "Corefile"))
@@ -692,14 +711,17 @@ def test_a_reply_is_told_as_kept_once_a_client_has_asked(server: Started) -> Non
     assert "; kept until what it says changes" in asked(server, *line)[1]
 
 
-def test_a_reply_that_depends_on_the_client_is_kept_for_others_who_stand_there(server: Started) -> None:
+def test_a_reply_that_depends_on_the_client_is_kept_for_others_who_stand_there() -> None:
     needs.command("dig")
-    line = "queue.shop.", "A"
-    server.dig("+noedns", "+noadflag", *line)
-    assert "; kept until what it says changes" in asked(server, *line, "--client", "127.0.0.1")[1]
-    told = asked(server, *line, "--from", "shop")[1]
-    assert "  that is the address of pod " in told
-    assert "; not kept yet" in told
+    line = "web.", "A"
+    with started.started("kdns", "serve", "-i", SHOP, "-l", "127.0.0.1:PORT", "--client", "127.0.0.1/32=shop") as one:
+        one.dig("+noedns", "+noadflag", *line)
+        kept = asked(one, *line, "--from", "shop")[1]
+        # Elsewhere there is no such Service.
+        other = asked(one, *line, "--client", "192.0.2.1")[1]
+    assert "  that is the address of pod " in kept
+    assert "; kept until what it says changes\n" in kept
+    assert other.startswith("web. is REFUSED")
 
 
 UPSTREAM = """.:PORT {
@@ -936,6 +958,27 @@ def test_who_says_nothing_holds_up_nobody() -> None:
             await server.stop()
 
     assert asyncio.run(ask_all()) == ((b"ok", b"answer"), b"")
+
+
+def test_who_does_not_read_the_answer_does_not_keep_the_server_from_its_end() -> None:
+    answered = asyncio.Event()
+
+    async def answer(question: bytes) -> bytes:
+        answered.set()
+        return bytes(64 * 1024 * 1024)
+
+    async def end() -> int:
+        server = admin.AdminServer(answer)
+        await server.start("unread.test:53")
+        with socket.socket(socket.AF_UNIX) as deaf:
+            deaf.connect("\0" + admin.places()["unread.test:53"])
+            deaf.sendall(b"?\n")
+            await answered.wait()
+            await asyncio.wait_for(server.stop(), 30)
+        return len(asyncio.all_tasks())
+
+    # This one alone.
+    assert asyncio.run(end()) == 1
 
 
 def test_an_answer_that_fails_costs_that_question_only(caplog: pytest.LogCaptureFixture) -> None:

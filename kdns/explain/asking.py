@@ -12,8 +12,8 @@ import msgspec
 from kdns.addresses import pack_address
 from kdns.errors import ConfigError, Problem
 from kdns.explain import report
-from kdns.explain.case import nearest_of
 from kdns.explain.knowledge import Source
+from kdns.explain.near import near, nearest_of
 from kdns.explain.stub import Resolver, in_cluster, of_pod
 from kdns.kubernetes.cluster import address_text
 from kdns.kubernetes.objects import Pod
@@ -78,13 +78,17 @@ def _type_of(text: str) -> int:
 
 
 def _without_the_rest(text: str) -> str:
-    """`http://web.shop:80/` was a URL; its host is a name."""
+    """`http://web.shop:80/` was a URL; its host is a name. `[fd00::1]:53` and `fe80::1%eth0` have an address."""
     host = text.partition("://")[2] or text
-    host = host.partition("/")[0].rpartition("@")[2].partition(":")[0].strip()
+    host = host.partition("/")[0].rpartition("@")[2].strip()
+    address = host.removeprefix("[").partition("]")[0].partition("%")[0]
+    if pack_address(address) is not None:
+        return f"an address stands alone: `{address}`"
+    host = host.partition(":")[0]
     return f"a name stands alone: `{host}`" if host and host != text else ""
 
 
-def client_of(ask: Ask, sources: Sequence[Source]) -> tuple[report.Client, Resolver]:
+async def client_of(ask: Ask, sources: Sequence[Source]) -> tuple[report.Client, Resolver]:
     """Who asks, and what its resolver makes of a name. Raises AskError."""
     if ask.of and ask.client:
         raise AskError("`--from` and `--client` are two ways to say who asks", "give one of them")
@@ -94,7 +98,7 @@ def client_of(ask: Ask, sources: Sequence[Source]) -> tuple[report.Client, Resol
     namespace, _, pod = ask.of.partition("/")
     if pod:
         return _pod(namespace or DEFAULT_NAMESPACE, pod, zone, sources)
-    return _in_namespace(namespace, zone, sources)
+    return await _in_namespace(namespace, zone, sources)
 
 
 def _client_at(address: str, zone: str, sources: Sequence[Source]) -> tuple[report.Client, Resolver]:
@@ -123,25 +127,25 @@ def _pod(namespace: str, name: str, zone: str, sources: Sequence[Source]) -> tup
             return client, resolver
     objects = [source.objects for source in sources if source.objects is not None]
     if objects:
-        near = nearest_of(name, {pod for each in objects for of, pod in each.pods if of == namespace})
-        raise AskError(f"there is no pod `{namespace}/{name}`", f"did you mean `{namespace}/{near}`?" if near else "")
+        meant = nearest_of(name, {pod for each in objects for of, pod in each.pods if of == namespace})
+        raise AskError(f"there is no pod `{namespace}/{name}`", f"did you mean `{namespace}/{meant}`?" if meant else "")
     client, resolver = _told(namespace, in_cluster(namespace, zone), name)
     client.notes.append(f"its address isn't known here without `pods verified`: {LOOPBACK} asks in its place")
     return client, resolver
 
 
-def _in_namespace(namespace: str, zone: str, sources: Sequence[Source]) -> tuple[report.Client, Resolver]:
+async def _in_namespace(namespace: str, zone: str, sources: Sequence[Source]) -> tuple[report.Client, Resolver]:
     """Any pod of a namespace; nobody named is one of `default`, as kubectl has it."""
     known = {each for source in sources for each in source.namespaces}
     if namespace and known and namespace not in known:
-        near = nearest_of(namespace, known)
-        raise AskError(f"there is no namespace `{namespace}`", f"did you mean `{near}`?" if near else "")
+        found = await near(namespace, sorted(known))
+        raise AskError(f"there is no namespace `{namespace}`", f"did you mean `{found[0]}`?" if found else "")
     of = namespace or DEFAULT_NAMESPACE
     client, resolver = _told(of, in_cluster(of, zone), assumed=not namespace)
     # Where the client stands may decide what it is told.
-    found = next(filter(any, (source.address_in(of) for source in sources)), None) if namespace else None
-    if found is not None:
-        pod, client.address = found
+    one = next(filter(any, (source.address_in(of) for source in sources)), None) if namespace else None
+    if one is not None:
+        pod, client.address = one
         client.notes.append(f"that is the address of pod {pod}")
     elif namespace:
         client.notes.append(f"no address of a pod of it is known here: {LOOPBACK} asks in its place")

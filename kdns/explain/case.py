@@ -1,13 +1,9 @@
-"""A case: all that is known of one question, what its name was probably meant to be, and what is near to that.
-
-Where there are many names to compare with, the rest of the process has its turn in between.
-"""
+"""A case: all that is known of one question, what its name was probably meant to be, and what is near to that."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
-from difflib import SequenceMatcher
+from collections.abc import Iterator
 
 import msgspec
 
@@ -15,17 +11,14 @@ from kdns.addresses import pack_address
 from kdns.explain import report
 from kdns.explain.knowledge import EXTERNAL_NAME, Source
 from kdns.explain.meaning import Meaning, meaning_of
+from kdns.explain.near import MOST_SUGGESTED, NAMES_A_TURN, near
 from kdns.explain.stub import Resolver
 from kdns.wire import names
+from kdns.wire.records import Type
 
-# As like as that is probably a slip of the pen: `gameservice` for `game-service`. Of short words a letter is much.
-LIKENESS = 0.75
-LIKENESS_OF_SHORT = 0.65
-SHORT = 5
-# Comparing so many names takes less than a millisecond.
-NAMES_A_TURN = 20
-MOST_SUGGESTED = 3
 MOST_ALIASES = 8
+# Without `rfc_cname` an ExternalName is an alias for these (`kubernetes/schema.py`, `_lookup_external`).
+_OF_ALIASES = frozenset((Type.A, Type.AAAA, Type.CNAME, Type.ANY))
 
 
 class Meant(msgspec.Struct):
@@ -78,6 +71,14 @@ class Case(msgspec.Struct):
         if not self.unresolved or last.rcode != "REFUSED" or last.directive:
             return False
         return self.best is None and ("." in self.text.rstrip(".") or not self.resolver.search)
+
+    @property
+    def alias(self) -> report.Object | None:
+        """The ExternalName that the name is, where it stands for another one in questions of this type."""
+        best, service = self.best, self.service
+        if best is None or service is None or service.kind_for_dns != EXTERNAL_NAME or best.meaning.kind != "service":
+            return None
+        return service if best.source.plugin.view.rfc_cname or _OF_ALIASES.issuperset(self.types) else None
 
     async def settle(self) -> None:
         """Find what was meant, and what there is of it."""
@@ -212,36 +213,3 @@ def target_of(source: Source, alias: report.Object) -> Meaning | None:
 def full(object: report.Object) -> str:
     """An object's namespace and name."""
     return f"{object.namespace}/{object.name}" if object.namespace else object.name
-
-
-# Names that are near
-
-
-def nearest_of(word: str, known: Iterable[str]) -> str:
-    """The known word that was probably meant, or an empty string."""
-    found = sorted((likeness(word, each), each) for each in known)
-    return found[-1][1] if found and found[-1][0] else ""
-
-
-async def near(word: str, known: Sequence[str]) -> list[str]:
-    """The known words that were probably meant, the likeliest first."""
-    found: list[tuple[float, str]] = []
-    for position, each in enumerate(known):
-        if ratio := likeness(word, each):
-            found.append((-ratio, each))
-        if position % NAMES_A_TURN == NAMES_A_TURN - 1:
-            await asyncio.sleep(0)
-    return [each for _, each in sorted(found)[:MOST_SUGGESTED]]
-
-
-def likeness(word: str, other: str) -> float:
-    """How alike two words are, up to 1; 0 where one wasn't meant to be the other."""
-    # `redis` for `redis-master`, and the other way round.
-    if word and (other.startswith(f"{word}-") or word.startswith(f"{other}-")):
-        return LIKENESS
-    least = LIKENESS_OF_SHORT if min(len(word), len(other)) <= SHORT else LIKENESS
-    # Most are too long or too short; the library's own quick look at that costs ten times as much.
-    if 2 * min(len(word), len(other)) < least * (len(word) + len(other)):
-        return 0.0
-    matcher = SequenceMatcher(None, word, other)
-    return ratio if matcher.quick_ratio() >= least and (ratio := matcher.ratio()) >= least else 0.0

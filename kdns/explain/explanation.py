@@ -18,7 +18,7 @@ from kdns.chain import Process
 from kdns.explain import hints, report
 from kdns.explain.asking import LOOPBACK, Ask, client_of, question_of
 from kdns.explain.case import Case, Meant
-from kdns.explain.knowledge import EXTERNAL_NAME, Source
+from kdns.explain.knowledge import Source
 from kdns.explain.meaning import Meaning, meaning_of, meaning_of_reverse
 from kdns.explain.stub import Candidate, Resolver, candidates
 from kdns.explain.trace import Run, Tracer, does, question_text
@@ -52,7 +52,7 @@ class World(msgspec.Struct, frozen=True):
 async def explain(ask: Ask, world: World) -> report.Explanation:
     """Ask as the client would, and tell all of it. Raises AskError."""
     text, types = question_of(ask)
-    client, resolver = client_of(ask, world.sources)
+    client, resolver = await client_of(ask, world.sources)
     address = client.address or LOOPBACK
     tracer = Tracer(world.listener, world.process, world.network)
     walk = await _walk(tracer, _names(text, resolver), types, address)
@@ -279,8 +279,8 @@ def _summary(case: Case, walk: Sequence[_Asked]) -> str:
         return f"is no name of the cluster, but for {where} to answer" if case.best else f"is for {where} to answer"
     outcomes = {each.outcome for each in told.walk}
     if report.NO_DATA in outcomes:
-        if case.service is not None and case.service.kind_for_dns == EXTERNAL_NAME and told.types != ["SRV"]:
-            return f"stands for {case.service.external_name}, which has no answer here"
+        if case.alias is not None:
+            return f"stands for {case.alias.external_name}, which has no answer here"
         return f"exists, and has no {'address' if told.types == ['A', 'AAAA'] else ' or '.join(told.types)}"
     failed = next((each for each in told.walk if each.outcome == report.FAILURE and each.directive), None)
     if failed is not None:

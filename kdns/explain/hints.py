@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 
 from kdns.addresses import pack_address
 from kdns.explain import report
-from kdns.explain.case import MOST_SUGGESTED, Case, full
+from kdns.explain.case import Case, full
 from kdns.explain.knowledge import Source
 from kdns.explain.meaning import meaning_of
+from kdns.explain.near import MOST_SUGGESTED
 from kdns.explain.service_hints import RULES as OF_SERVICES
 from kdns.explain.stub import NODE, OTHER, in_cluster
 from kdns.kubernetes.cluster import dashed
@@ -55,7 +56,7 @@ def _other_resolver(case: Case) -> Hints:
     elif client.asks == NODE:
         text = (
             f"{pod} doesn't ask the cluster's DNS: with `dnsPolicy: {client.dns_policy}` it has the resolv.conf of its "
-            "node; without `dnsPolicy` it would"
+            "node; with `ClusterFirst` it would, or with `ClusterFirstWithHostNet` on the network of its node"
         )
         yield report.Hint("other-resolver", text)
     elif client.asks == OTHER:
@@ -202,6 +203,8 @@ def _address(case: Case) -> Hints:
         yield report.Hint("partial-address", "a reverse name has a PTR record where it spells a whole address")
     elif not pointers(best.source.plugin.view, packed, set()):
         text = f"no Service has the address {best.meaning.address}, nor has a ready endpoint of one"
+        for pod in best.source.objects.pods_at(best.meaning.address)[:1] if best.source.objects else ():
+            text += f"; it is that of pod `{pod.metadata.namespace}/{pod.metadata.name}`"
         yield report.Hint("no-such-address", text)
 
 

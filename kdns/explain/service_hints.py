@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from kdns.addresses import pack_address
 from kdns.explain import report
-from kdns.explain.case import MOST_SUGGESTED, Case, Meant, full, likeness, nearest_of, target_of
+from kdns.explain.case import Case, Meant, full, target_of
 from kdns.explain.knowledge import CLUSTER_IP, EXTERNAL_NAME, HEADLESS, Source
+from kdns.explain.near import MOST_SUGGESTED, likeness, nearest_of
 from kdns.kubernetes.cluster import ServiceModel, dashed
 from kdns.wire.records import Type
 
@@ -210,8 +211,12 @@ def _alias(case: Case) -> Hints:
         )
         yield report.Hint("alias-is-address", text)
         return
-    if case.types == [Type.SRV] and best.meaning.kind == "service":
-        yield report.Hint("alias-has-no-ports", f"Service `{full(service)}` is an ExternalName, without SRV records")
+    if best.meaning.kind == "service" and case.alias is None:
+        text = (
+            f"Service `{full(service)}` is an ExternalName, an alias for A and AAAA; `rfc_cname` in `kubernetes` makes "
+            "it one for every type"
+        )
+        yield report.Hint("alias-type", text)
         return
     target = target_of(best.source, service)
     yield from _outside(case, best.source, service) if target is None else _inside(case, best.source, service)

@@ -90,15 +90,15 @@ class AdminServer:
                 status, answer = await self._reply(question)
             async with asyncio.timeout(QUESTION_SECONDS):
                 writer.write(status + b"\n" + answer)
-                await writer.drain()
+                writer.close()
+                await writer.wait_closed()
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
             # Who has gone, says nothing or doesn't read has no need of an answer.
             pass
         finally:
             of_kind.discard(task)
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+            # To close would wait until all of it is read, which it may never be.
+            writer.transport.abort()
 
     async def _reply(self, question: bytes) -> tuple[bytes, bytes]:
         if not question:
