@@ -177,6 +177,7 @@ def dump_command(
 @click.option("--questions", default="", metavar="FILE", help="More to ask for: lines of `NAME TYPE`.")
 @click.option("--zone", default="cluster.local", show_default=True, help="The domain of the cluster.")
 @click.option("--service-cidr", multiple=True, metavar="CIDR", help="Where services get addresses from. [10.96.0.0/12]")
+@click.option("--sample", type=click.IntRange(1), metavar="N", help="Ask for N services and N pods only. [all]")
 @click.option("--rate", type=click.FloatRange(1, 100_000), default=200, show_default=True, help="Questions a second.")
 @click.option("--timeout", type=click.FloatRange(0.1, 60), default=2, show_default=True, help="Seconds for a reply.")
 @click.option("--json", "as_json", is_flag=True, help="Print all of it as JSON.")
@@ -190,6 +191,7 @@ def compare_command(
     questions: str,
     zone: str,
     service_cidr: tuple[str, ...],
+    sample: int | None,
     rate: float,
     timeout: float,
     as_json: bool,
@@ -215,6 +217,7 @@ def compare_command(
         questions=questions,
         zone=zone,
         service_cidr=service_cidr,
+        sample=sample,
         gently=Gently(rate=rate, seconds=timeout),
     )
     _log_nothing()
@@ -272,7 +275,7 @@ def env_command(
     try:
         environment.run(command, found.variables)
     except OSError as error:
-        click.echo(f"error: {command[0]}: {os.strerror(error.errno or 0).lower()}", err=True)
+        click.echo(f"error: `{command[0]}`: {os.strerror(error.errno or 0).lower()}", err=True)
         # As a shell and env(1) say it: 127 is no such command, 126 one that can't be run.
         raise SystemExit(127 if isinstance(error, FileNotFoundError) else 126) from None
 
@@ -321,13 +324,13 @@ def explain_command(
     wish = explaining.Wish(inventory, kubeconfig, context, corefile_path, zone, service_cidr, cluster_ips)
     try:
         told = explaining.offline(ask, wish) if offline else explaining.ask_running(ask, place)
+        _print([explaining.as_json(told)] if as_json else explaining.as_text(told, _colour(sys.stdout.isatty())))
     except ConfigError as error:
         _show(serve.in_order(error.problems))
         raise SystemExit(2) from None
     except KdnsError as error:
         click.echo(f"error: {error}", err=True)
         raise SystemExit(2) from None
-    _print([explaining.as_json(told)] if as_json else explaining.as_text(told, _colour(sys.stdout.isatty())))
     raise SystemExit(1 if told.resolves is False else 0)
 
 
@@ -367,9 +370,12 @@ def _print(lines: Iterable[str]) -> None:
         for line in lines:
             sys.stdout.write(line + "\n")
         sys.stdout.flush()
-    except BrokenPipeError:
-        # Who read our output has what it wanted, as `head` does; click would call that a failure.
+    except OSError as error:
+        # Python writes what is left once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Who read our output has what it wanted, as `head` does; click would call that a failure.
+        if not isinstance(error, BrokenPipeError):
+            raise KdnsError(f"the output can't be written: {os.strerror(error.errno or 0).lower()}") from None
 
 
 def _log_nothing() -> None:
@@ -378,9 +384,9 @@ def _log_nothing() -> None:
 
 
 @contextlib.contextmanager
-def _progress(steps: int) -> Iterator[Callable[[], None]]:
+def _progress(label: str, steps: int) -> Iterator[Callable[[], None]]:
     """A bar on stderr, where that is a terminal."""
-    with click.progressbar(length=steps, label="asking", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+    with click.progressbar(length=steps, label=label, file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
         yield functools.partial(bar.update, 1)
 
 

@@ -14,7 +14,7 @@ from kdns.errors import ConfigError, Problem
 from kdns.kubernetes import inventory
 from kdns.kubernetes.cluster import Cluster
 from kdns.kubernetes.controller import InventoryOptions
-from kdns.kubernetes.objects import EndpointSlice, Object, Put, Synced
+from kdns.kubernetes.objects import EndpointSlice, Object, Put, Service, Synced
 from kdns.kubernetes.schema import View, reverse_records, zone_records
 from kdns.kubernetes.yamltext import resolve
 from kdns.wire import names, records
@@ -77,8 +77,20 @@ def _document(object: Object) -> str:
     plain = msgspec.structs.replace(
         object.metadata, resource_version="", uid="", annotations=None, creation_timestamp=None
     )
-    document = {"apiVersion": version, **msgspec.to_builtins(msgspec.structs.replace(object, metadata=plain))}
+    full = msgspec.structs.replace(_with_protocols(object), metadata=plain)
+    document = {"apiVersion": version, **msgspec.to_builtins(full)}
     return "---\n" + yaml.dump(document, Dumper=_Dumper, sort_keys=False).rstrip()
+
+
+def _with_protocols(object: Object) -> Object:
+    """The object with the protocols that the API puts in: who reads it without one may not know the default."""
+    if isinstance(object, Service) and object.spec.ports:
+        numbers = [msgspec.structs.replace(port, protocol=port.transport) for port in object.spec.ports]
+        return msgspec.structs.replace(object, spec=msgspec.structs.replace(object.spec, ports=numbers))
+    if isinstance(object, EndpointSlice) and object.ports:
+        ports = [msgspec.structs.replace(port, protocol=port.protocol or "TCP") for port in object.ports]
+        return msgspec.structs.replace(object, ports=ports)
+    return object
 
 
 class _Dumper(yaml.CSafeDumper):

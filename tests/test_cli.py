@@ -626,8 +626,26 @@ spec:
   ports:
   - port: 80
     name: http
+    protocol: TCP
 """
     )
+
+
+SLICE = """apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-1, namespace: shop, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+endpoints: [{addresses: [10.1.0.7]}]
+ports: [{name: http, port: 8080}, {name: dns, port: 53, protocol: UDP}]
+"""
+
+
+def test_dump_says_the_protocol_of_a_slices_ports_too(folder: Path) -> None:
+    (folder / "slice.yaml").write_text(SLICE)
+    done = run("kdns", "dump", "-i", "web.yaml", "-i", "slice.yaml", cwd=folder)
+    ports = "ports:\n- name: http\n  protocol: TCP\n  port: 8080\n- name: dns\n  protocol: UDP\n  port: 53\n"
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith(ports)
 
 
 def test_what_dump_prints_is_an_inventory_that_amounts_to_the_same(folder: Path) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import pty
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 
@@ -20,7 +21,7 @@ import pytest
 from kdns import corefile
 from kdns.app import build
 from kdns.chain import Process
-from kdns.compare.asking import MOST_SILENT, Gently, InProcess, Pace, Remote, Server, own_addresses_of
+from kdns.compare.asking import MOST_SILENT, Gently, InProcess, Pace, Remote, Server, client_of, own_addresses_of
 from kdns.compare.comparison import Comparison, Report
 from kdns.compare.differences import Way, verdict
 from kdns.compare.known import KNOWN, truth_of
@@ -28,10 +29,11 @@ from kdns.compare.questions import Asked, Shape, of_cluster, of_file, shape_of
 from kdns.dump import as_zone
 from kdns.errors import ConfigError, KdnsError
 from kdns.kubernetes import inventory
-from kdns.kubernetes.objects import Put, Synced
+from kdns.kubernetes.objects import Metadata, Object, Put, Service, ServiceSpec, Synced
 from kdns.metrics import Metrics
 from kdns.plugins.kubernetes import Kubernetes
 from kdns.responder import Responder
+from kdns.upstream.sockets import Upstream
 from kdns.wire import names
 from kdns.wire.records import Type, type_from_text
 from tests import started
@@ -100,11 +102,11 @@ SILENCE = object()
 class Cluster:
     """A cluster of some manifests, and kdns that answers for it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, directives: str = COREFILE, more: Sequence[Object] = ()) -> None:
         path.write_text(MANIFESTS)
-        objects = list(inventory.load([str(path)]).objects.values())
+        objects = [*inventory.load([str(path)]).objects.values(), *more]
         self.truth = truth_of(objects)
-        configuration = build(corefile.parse(COREFILE.replace("PATH", str(path)), "Corefile"), Process(Metrics()))
+        configuration = build(corefile.parse(directives.replace("PATH", str(path)), "Corefile"), Process(Metrics()))
         plugin = next(each for each in configuration.plugins if isinstance(each, Kubernetes))
         plugin.apply([*map(Put, objects), Synced()])
         process = configuration.process
@@ -397,6 +399,7 @@ def test_a_difference_that_is_meant_bears_its_row(cluster: Cluster, question: st
         pytest.param(f"_tcp.{WEB} SRV", rcode(2), id="a failure where NXDOMAIN would be meant"),
         pytest.param("20.0.96.10.in-addr.arpa. PTR", NXDOMAIN, id="PTR itself"),
         pytest.param(f"{WEB} ANY", NXDOMAIN, id="ANY of a name that would not exist"),
+        pytest.param(f"{WEB} A", answer(f"{WEB} 5 CNAME a.b."), id="an alias where no slice is of type FQDN"),
         pytest.param("10-1-0-1.shop.pod.cluster.local. A", NXDOMAIN, id="a pod's first address"),
         pytest.param("dns-version.cluster.local. TXT", ttl(86400), id="a version that lives for longer"),
         pytest.param(
@@ -411,6 +414,46 @@ def test_what_only_looks_like_one_that_is_meant_is_not_explained(
 ) -> None:
     report = compared(cluster, {question: change}, questions=(question,))
     assert [each.row for each in report.findings] == [""]
+
+
+ALSO = Service(Metadata(name="also", namespace="shop"), ServiceSpec(cluster_ip="10.96.0.20"))
+
+
+@pytest.mark.parametrize(
+    ("target", "row"),
+    [(WEB, "PTR of an address that several services have"), (PETS, ""), ("web.other.svc.cluster.local.", "")],
+)
+def test_only_another_service_of_the_same_address_explains_another_pointer(
+    tmp_path: Path, target: str, row: str
+) -> None:
+    pointer = "20.0.96.10.in-addr.arpa."
+    shared = Cluster(tmp_path / "shop.yaml", more=[ALSO])
+    changes = {f"{pointer} PTR": answer(f"{pointer} 5 PTR {target}")}
+    report = compared(shared, changes, questions=(f"{pointer} PTR",))
+    assert [each.row for each in report.findings] == [row]
+
+
+@pytest.mark.parametrize(
+    ("question", "row"),
+    [("20.0.96.10.in-addr.arpa. PTR", ""), ("21.0.96.10.in-addr.arpa. PTR", "AA of a reply that is kept")],
+)
+def test_kdns_that_has_no_authority_is_explained_only_for_what_others_know(
+    cluster: Cluster, question: str, row: str
+) -> None:
+    async def compare() -> Report:
+        incumbent = Incumbent(cluster, {question: flag(dns.flags.AA)})
+        async with upstream(incumbent.over_udp, tcp=incumbent.over_tcp) as at:
+            remote = Remote(at.upstream, QUICK)
+            try:
+                # The other way round: it is kdns whose replies are changed.
+                comparison = Comparison(cluster.kdns, remote, cluster.truth, ZONE, second_look_seconds=0.0)
+                return await comparison.run([asked(question)])
+            finally:
+                remote.close()
+
+    assert [(each.difference.cause, each.row) for each in asyncio.run(compare()).findings] == [
+        ("AA set only there", row)
+    ]
 
 
 def test_a_ttl_that_goes_down_is_that_of_an_answer_which_is_kept(cluster: Cluster) -> None:
@@ -497,6 +540,30 @@ def test_the_pace_is_halved_by_silence_and_comes_back(cluster: Cluster) -> None:
     assert round(pace.delay(), 4) == 0.01
 
 
+def test_a_port_that_nothing_listens_at_is_no_reason_to_ask_more_slowly() -> None:
+    async def ask() -> tuple[set[str], float]:
+        nobody = Remote(Upstream("127.0.0.1", started.free_port()), QUICK)
+        replies = [await nobody.ask(asked(f"{WEB} A"), Way.TCP) for _ in range(MOST_SILENT - 1)]
+        with pytest.raises(KdnsError, match="it is left alone"):
+            await nobody.ask(asked(f"{WEB} A"), Way.TCP)
+        return set(map(verdict, replies)), nobody.pace.rate
+
+    assert asyncio.run(ask()) == ({"no reply"}, QUICK.rate)
+
+
+ACL = COREFILE.replace("    kubernetes", "    acl {\n        block net 192.0.2.0/24\n    }\n    kubernetes")
+
+
+@pytest.mark.parametrize(("client", "expected"), [("192.0.2.7", "REFUSED"), ("127.0.0.1", "NOERROR")])
+def test_kdns_answers_as_the_client_that_asks_would_be_answered(tmp_path: Path, client: str, expected: str) -> None:
+    kdns = InProcess(Cluster(tmp_path / "shop.yaml", directives=ACL).responder, client=client)
+    assert verdict(asyncio.run(kdns.ask(asked(f"{WEB} A"), Way.UDP))) == expected
+
+
+def test_the_client_is_the_address_from_which_the_other_server_is_asked() -> None:
+    assert client_of(Upstream("127.0.0.1", 53)) == "127.0.0.1"
+
+
 @pytest.mark.parametrize(
     ("said", "own"),
     [
@@ -530,6 +597,31 @@ def test_every_record_of_the_zone_is_asked_for() -> None:
                 owner, _, _, rtype, *_ = line.split()
                 if zone == "cluster.local" or rtype == "PTR":
                     assert asked(f"{owner} {rtype}") in questions
+
+
+EXTERNAL = "ext.shop.svc.cluster.local."
+POINTERS = {
+    WEB: {"20.0.96.10.in-addr.arpa.", "7.0.1.10.in-addr.arpa."},
+    PETS: {"1.0.1.10.in-addr.arpa.", "2.0.1.10.in-addr.arpa."},
+    EXTERNAL: set(),
+}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_sample_asks_for_all_names_of_so_many_services(cluster: Cluster, seed: int) -> None:
+    known = {str(each) for each in of_cluster(cluster.truth.cluster, ZONE, Random(seed))}
+    sample = {str(each) for each in of_cluster(cluster.truth.cluster, ZONE, Random(seed), 1)}
+    chosen = [service for service in POINTERS if f"{service} A" in sample]
+    assert len(chosen) == 1
+    # Some names that don't exist are asked for below each service of a few.
+    own = {each for each in known if chosen[0] in each and "kdns-compare" not in each}
+    assert own <= sample
+    pointers = {f"{name} PTR" for names_of_one in POINTERS.values() for name in names_of_one}
+    assert sample & pointers == {f"{name} PTR" for name in POINTERS[chosen[0]]}
+
+
+def test_a_sample_as_large_as_the_cluster_is_all_of_it(cluster: Cluster) -> None:
+    assert of_cluster(cluster.truth.cluster, ZONE, Random(1), 3) == cluster.asked
 
 
 @pytest.mark.parametrize(
@@ -575,6 +667,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (made / "Corefile").write_text(
         ". {\n    kubernetes cluster.local in-addr.arpa ip6.arpa {\n        ttl 30\n    }\n}\n"
     )
+    (made / "no-questions").write_text("# none\n")
+    (made / "other-zone").write_text(". {\n    kubernetes k8s.example\n}\n")
+    (made / "free.yaml").write_text(MANIFESTS.replace("  clusterIP: 10.96.0.20\n", ""))
     (made / "questions").write_text("web.shop.svc.cluster.local A\n")
     return made
 
@@ -636,16 +731,23 @@ def test_compare_ends_with_1_where_something_differs_and_shows_it(there: started
     assert compare(there, folder, "-i", "other.yaml") == (1, DIFFERENT, "")
 
 
-def test_compare_shows_a_bar_only_on_a_terminal(there: started.Started, folder: Path) -> None:
-    at = f"127.0.0.1:{there.port}"
-    line = [str(started.COMMANDS / "kdns"), "compare", "--against", at, "--server", at, "--questions", "questions"]
+def test_compare_shows_a_bar_on_a_terminal_and_another_one_for_the_second_look(
+    there: started.Started, folder: Path
+) -> None:
+    options = ["--against", f"127.0.0.1:{there.port}", "--rate", "20000", "-i", "other.yaml"]
+    line = [str(started.COMMANDS / "kdns"), "compare", *options]
     terminal, stderr = pty.openpty()
-    done = subprocess.run(line, stdout=subprocess.PIPE, stderr=stderr, cwd=folder, timeout=20, check=False)
-    os.close(stderr)
-    shown = os.read(terminal, 65536)
-    os.close(terminal)
-    assert done.returncode == 0
-    assert b"asking" in shown
+    with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=stderr, cwd=folder) as process:
+        os.close(stderr)
+        shown = b""
+        # Once nobody has the other end, Linux has EIO for the one who reads.
+        with contextlib.suppress(OSError):
+            while piece := os.read(terminal, 65536):
+                shown += piece
+        os.close(terminal)
+    assert process.returncode == 1
+    assert b"asking  " in shown
+    assert b"asking again  " in shown
     assert b"100%" in shown
 
 
@@ -657,6 +759,21 @@ def test_compare_as_json_has_every_difference(there: started.Started, folder: Pa
     first = causes["TTL 5 there, 30 here"]["differences"][0]
     assert set(told) == {"questions", "vanished", "unexplained", "explained"}
     assert set(first) == {"question", "kind", "over", "cause", "there", "here"}
+
+
+def test_compare_gives_a_corefile_the_addresses_that_the_options_say(there: started.Started, folder: Path) -> None:
+    options = ["-i", "free.yaml", "--service-cidr", "10.200.0.0/24", "--corefile", "Corefile", "--json"]
+    code, out, _ = compare(there, folder, *options)
+    groups = json.loads(out)["unexplained"]
+    found = [each for group in groups for each in group["differences"] if each["question"] == f"{WEB} A"]
+    assert code == 1
+    assert found[0]["here"][0].startswith(f"{WEB} 30 A 10.200.0.")
+
+
+def test_compare_asks_for_a_sample(there: started.Started, folder: Path) -> None:
+    everything, some = (compare(there, folder, "-i", "shop.yaml", *more)[1] for more in ((), ("--sample", "1")))
+    assert int(some.split()[0]) < int(everything.split()[0])
+    assert some.endswith("no difference\n")
 
 
 def test_compare_asks_a_kdns_that_runs_what_a_file_says(there: started.Started, folder: Path) -> None:
@@ -673,16 +790,31 @@ def test_compare_asks_a_kdns_that_runs_what_a_file_says(there: started.Started, 
         ("--against 127.0.0.1", "give --inventory PATH, --kubeconfig FILE, or --server ADDR with --questions FILE"),
         ("--against 127.0.0.1 -i shop.yaml --kubeconfig k", "give either --inventory PATH or --kubeconfig FILE"),
         ("--against 127.0.0.1 -i shop.yaml --server 127.0.0.1 --corefile Corefile", "--corefile is for a kdns in this"),
+        ("--against 127.0.0.1 -i shop.yaml --context c", "--context is one of a --kubeconfig FILE"),
+        ("--against 127.0.0.1 --kubeconfig k --service-cidr 10.0.0.0/8", "--service-cidr is for an --inventory"),
         ("--against dns.example -i shop.yaml", "error: `--against dns.example` is no address"),
         ("--against 127.0.0.1 -i none.yaml", "error: there is no file or folder `none.yaml`"),
         ("--against 127.0.0.1 -i shop.yaml --questions none", "error: `--questions none`: no such file or directory"),
+        (
+            "--against THERE --server THERE --questions no-questions",
+            "error: there is no question in `--questions no-questions`",
+        ),
+        (
+            "--against THERE -i shop.yaml --zone k8s.example",
+            "error: the other server answers REFUSED to k8s.example. SOA; `--zone` says which zone to compare",
+        ),
+        (
+            "--against THERE -i shop.yaml --corefile other-zone",
+            "error: kdns answers REFUSED to cluster.local. SOA; `--zone` says which zone to compare",
+        ),
         (
             "--against 127.0.0.1:1 -i shop.yaml",
             "error: no answer to ns.dns.cluster.local. A: udp 127.0.0.1:1: connection refused",
         ),
     ],
 )
-def test_compare_that_cannot_be_ends_with_2(folder: Path, line: str, why: str) -> None:
-    done = run("kdns", "compare", *line.split(), cwd=folder)
+def test_compare_that_cannot_be_ends_with_2(there: started.Started, folder: Path, line: str, why: str) -> None:
+    words = line.replace("THERE", f"127.0.0.1:{there.port}").split()
+    done = run("kdns", "compare", *words, cwd=folder)
     assert (done.returncode, done.stdout) == (2, "")
     assert why in done.stderr

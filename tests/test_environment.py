@@ -212,9 +212,9 @@ def folder(tmp_path: Path) -> Path:
         ("-n shop -i web.yaml -- printenv WEB_SERVICE_PORT", 0, "80\n", ""),
         ("-n shop -i web.yaml -- printenv WEB_SERVICE_PROT", 1, "", ""),
         ("-n shop -i web.yaml sh -c exit\\ 7", 7, "", ""),
-        ("-n shop -i web.yaml -- ./none", 127, "", "error: ./none: no such file or directory\n"),
-        ("-n shop -i web.yaml -- ./web.yaml", 126, "", "error: ./web.yaml: permission denied\n"),
-        ("-n shop -i web.yaml -- ", 127, "", "error: : no such file or directory\n"),
+        ("-n shop -i web.yaml -- ./none", 127, "", "error: `./none`: no such file or directory\n"),
+        ("-n shop -i web.yaml -- ./web.yaml", 126, "", "error: `./web.yaml`: permission denied\n"),
+        ("-n shop -i web.yaml -- ", 127, "", "error: ``: no such file or directory\n"),
         ("-n shp -i web.yaml", 1, "", "error: there is no namespace `shp`\nhint: did you mean `shop`?\n"),
     ],
 )

@@ -94,7 +94,7 @@ class Remote:
     def __init__(self, upstream: Upstream, gently: Gently) -> None:
         self.upstream = upstream
         self._gently = gently
-        self._pace = Pace(gently.rate, asyncio.get_running_loop().time)
+        self.pace = Pace(gently.rate, asyncio.get_running_loop().time)
         self._connections = Connections(upstream)
         self._silent = 0
         self._answered: tuple[Question, Way] | None = None
@@ -104,7 +104,7 @@ class Remote:
         question = Question(asked.name, asked.rtype, edns=way is not Way.UDP)
         reply: Reply = NoReply("")
         for _ in range(self._gently.tries):
-            await asyncio.sleep(self._pace.delay())
+            await asyncio.sleep(self.pace.delay())
             reply = await self._try(question, way)
             if isinstance(reply, Message):
                 break
@@ -124,9 +124,11 @@ class Remote:
             else:
                 reply = await _over_udp(self.upstream, question, self._gently.seconds)
         except UpstreamError as error:
-            self._pace.silent()
+            # A port that nothing listens at, as where there is no TCP, is no sign of too much work.
+            if error.silent:
+                self.pace.silent()
             return NoReply(str(error))
-        self._pace.answered()
+        self.pace.answered()
         return reply
 
     async def _make_sure(self) -> None:
@@ -161,19 +163,23 @@ async def _over_udp(upstream: Upstream, question: Question, seconds: float) -> M
 
 
 class InProcess:
-    """kdns in this process: the responder of a configuration, without a socket. `shown` are its namespaces."""
+    """kdns in this process: the responder of a configuration, without a socket. `shown` are its namespaces.
 
-    def __init__(self, responder: Responder, shown: Iterable[bytes] = ()) -> None:
+    `client` is the address at which the one who asks seems to stand.
+    """
+
+    def __init__(self, responder: Responder, shown: Iterable[bytes] = (), client: str = "127.0.0.1") -> None:
         self._responder = responder
+        self._client = client
         self.shown = frozenset(shown)
 
     async def ask(self, asked: Asked, way: Way) -> Reply:
-        """The reply that a client at loopback would get."""
+        """The reply that the client would get."""
         question = Question(asked.name, asked.rtype, edns=way is not Way.UDP)
         transport = "tcp" if way is Way.TCP else "udp"
         later: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         packet = question.packet(secrets.randbits(16))
-        outcome = self._responder.respond(packet, transport, ("127.0.0.1", 1), ("127.0.0.1", 53), later.set_result)
+        outcome = self._responder.respond(packet, transport, (self._client, 1), ("127.0.0.1", 53), later.set_result)
         if outcome is None:
             return NoReply("kdns is silent on purpose")
         if not isinstance(outcome, Waiter):
@@ -187,10 +193,11 @@ class InProcess:
 
 
 @asynccontextmanager
-async def in_process(parsed: Corefile, own: list[bytes]) -> AsyncIterator[InProcess]:
+async def in_process(parsed: Corefile, own: list[bytes], client: str) -> AsyncIterator[InProcess]:
     """kdns as a Corefile configures it, for as long as the block lasts; it listens nowhere.
 
-    `own` are the addresses, packed, that it takes for its own: those at which it would be asked. Raises KdnsError.
+    `own` are the addresses, packed, that it takes for its own: those at which it would be asked. `client` is the
+    address from which. Raises KdnsError.
     """
     configuration = build(parsed, Process(Metrics()))
     process = configuration.process
@@ -202,7 +209,7 @@ async def in_process(parsed: Corefile, own: list[bytes]) -> AsyncIterator[InProc
         shown = [namespace for cluster in clusters for namespace in cluster.namespaces]
         # CoreDNS's own port is where clients ask; of others the first one has to do.
         listener = next((each for each in configuration.listeners if each.port == 53), configuration.listeners[0])
-        yield InProcess(Responder(listener.sites, process, process.metrics), shown)
+        yield InProcess(Responder(listener.sites, process, process.metrics), shown, client)
     finally:
         for feed in feeds:
             feed.cancel()
@@ -223,6 +230,12 @@ async def _synced(configuration: Configuration) -> list[Kubernetes]:
         missing = "; ".join(source.missing() for source in sources)
         raise KdnsError(f"the cluster was not read within {READ_SECONDS:g} s: {missing}") from None
     return sources
+
+
+def client_of(upstream: Upstream) -> str:
+    """The address of this machine from which a server is asked. Raises UpstreamError."""
+    with open_udp(upstream) as sock:
+        return str(sock.getsockname()[0])
 
 
 async def own_addresses_of(server: Server, zone: bytes, cluster: Cluster) -> list[bytes]:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import msgspec
 
 from kdns.compare.asking import Server
-from kdns.compare.differences import Aspect, Difference, NoReply, Pair, Way, differences
+from kdns.compare.differences import Aspect, Difference, NoReply, Pair, Way, differences, verdict
 from kdns.compare.known import Truth, explanation
 from kdns.compare.questions import Asked, shape_of
 from kdns.errors import KdnsError
@@ -21,6 +22,13 @@ from kdns.wire.records import Type
 # Whatever ages has another TTL after that many seconds, and what a cluster changed, both know by then.
 SECOND_LOOK_SECONDS = 1.5
 KEPT = "`cache` in the chain"
+
+# Of what is to be done its name and how many steps it has, in return what to call after each.
+Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
+
+
+def _unseen(label: str, steps: int) -> AbstractContextManager[Callable[[], None]]:
+    return nullcontext(lambda: None)
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -61,25 +69,32 @@ class Comparison(msgspec.Struct, frozen=True):
     at_once: int = 16
     second_look_seconds: float = SECOND_LOOK_SECONDS
 
-    async def run(self, asked: Sequence[Asked], tick: Callable[[], None] = lambda: None) -> Report:
-        """Ask all of it in each way. `tick` is called after each question. Raises KdnsError if a server is gone."""
+    async def run(self, asked: Sequence[Asked], progress: Progress = _unseen) -> Report:
+        """Ask all of it in each way, and once more where the answers differ. Raises KdnsError if a server is gone."""
         await self._greet()
-        first = await self._look([(each, way) for each in asked for way in Way], tick)
+        with progress("asking", len(asked) * len(Way)) as tick:
+            first = await self._look([(each, way) for each in asked for way in Way], tick)
         if not first:
             return Report(len(asked), 0, [])
         await asyncio.sleep(self.second_look_seconds)
-        second = await self._look(list(first), lambda: None)
+        with progress("asking again", len(first)) as tick:
+            second = await self._look(list(first), tick)
         still = {key: list(self._still(pair, first[key])) for key, pair in second.items()}
         vanished = {key[0] for key in first} - {key[0] for key, found in still.items() if found}
         return Report(len(asked), len(vanished), _merged(still.values()))
 
     async def _greet(self) -> None:
-        """One question to each, so that nothing is sent to who isn't there."""
+        """One question to each, so that nothing is sent to who isn't there.
+
+        Nor the names of a cluster to who hasn't its zone: that would be much to forward, and the same denial of all.
+        """
         apex = Asked(self.zone, Type.SOA)
-        for server in (self.there, self.here):
+        for name, server in (("the other server", self.there), ("kdns", self.here)):
             reply = await server.ask(apex, Way.UDP)
             if isinstance(reply, NoReply):
                 raise KdnsError(f"no answer to {apex}: {reply.reason}")
+            if self.truth.cluster.namespaces and verdict(reply) != "NOERROR":
+                raise KdnsError(f"{name} answers {verdict(reply)} to {apex}; `--zone` says which zone to compare")
 
     async def _look(self, questions: Sequence[tuple[Asked, Way]], tick: Callable[[], None]) -> _Looked:
         """The pairs of replies that differ."""

@@ -16,6 +16,7 @@ from kdns.compare.differences import Aspect, Difference, NoReply, Pair, Reply, W
 from kdns.kubernetes.cluster import Cluster, Kind, ServiceModel, dashed
 from kdns.kubernetes.objects import EndpointSlice, Object, Pod, Put, Synced
 from kdns.kubernetes.schema import SCHEMA_VERSION_TTL
+from kdns.wire import names
 from kdns.wire.message import Message
 from kdns.wire.records import Type
 
@@ -24,12 +25,14 @@ class Truth(msgspec.Struct, frozen=True):
     """What the rules know of the cluster: its model, and of its pods some addresses, packed.
 
     `dotted` are those of endpoints whose pods' names are no labels, `second` those that are the first of no pod of
-    their namespace. `hidden` are the namespaces that the configuration doesn't show.
+    their namespace. `fqdn` are the services, by namespace and name, that have EndpointSlices of that type. `hidden`
+    are the namespaces that the configuration doesn't show.
     """
 
     cluster: Cluster
     dotted: frozenset[bytes] = frozenset()
     second: frozenset[tuple[bytes, bytes]] = frozenset()
+    fqdn: frozenset[tuple[bytes, bytes]] = frozenset()
     hidden: frozenset[bytes] = frozenset()
 
 
@@ -57,16 +60,19 @@ def truth_of(objects: Iterable[Object]) -> Truth:
     dotted: set[bytes] = set()
     first: set[tuple[bytes, bytes]] = set()
     others: set[tuple[bytes, bytes]] = set()
+    fqdn: set[tuple[bytes, bytes]] = set()
     for each in objects:
         cluster.apply(Put(each))
         if isinstance(each, EndpointSlice):
             dotted.update(_dotted(each))
+            if each.address_type == "FQDN" and each.service:
+                fqdn.add((each.metadata.namespace.encode(), each.service.encode()))
         elif isinstance(each, Pod):
             namespace, addresses = each.metadata.namespace.encode(), _packed(each.addresses)
             first.update((namespace, address) for address in addresses[:1])
             others.update((namespace, address) for address in addresses[1:])
     cluster.apply(Synced())
-    return Truth(cluster, frozenset(dotted), frozenset(others - first))
+    return Truth(cluster, frozenset(dotted), frozenset(others - first), frozenset(fqdn))
 
 
 def _dotted(part: EndpointSlice) -> Iterator[bytes]:
@@ -123,7 +129,8 @@ def _capped_version(pair: Pair, difference: Difference, truth: Truth) -> bool:
 
 
 def _kept_reply(pair: Pair, difference: Difference, truth: Truth) -> bool:
-    return difference.cause == "AA set only there" and (pair.shape.kind in _FORWARDED or _is_denied_by_others(pair))
+    is_outside = pair.shape.kind in _FORWARDED and pair.shape.address not in truth.cluster.known_addresses()
+    return difference.cause == "AA set only there" and (is_outside or _is_denied_by_others(pair))
 
 
 def _capped_reply(pair: Pair, difference: Difference, truth: Truth) -> bool:
@@ -230,7 +237,12 @@ def _names_of_reverse_zone(pair: Pair, difference: Difference, truth: Truth) -> 
 
 def _several_services(pair: Pair, difference: Difference, truth: Truth) -> bool:
     packed = pair.shape.address
-    return difference.aspect is Aspect.ANSWER and packed is not None and len(truth.cluster.services_at(packed)) > 1
+    if difference.aspect is not Aspect.ANSWER or packed is None or not isinstance(pair.there, Message):
+        return False
+    services = truth.cluster.services_at(packed)
+    begins = [[service.name, service.namespace, b"svc"] for service in services]
+    targets = [names.labels_of(each.data.lower())[:3] for each in pair.there.answer if each.rtype == Type.PTR]
+    return len(services) > 1 and bool(targets) and all(target in begins for target in targets)
 
 
 def _second_address_of_pod(pair: Pair, difference: Difference, truth: Truth) -> bool:
@@ -256,7 +268,7 @@ def _dotted_pod(pair: Pair, difference: Difference, truth: Truth) -> bool:
 
 def _fqdn_slice(pair: Pair, difference: Difference, truth: Truth) -> bool:
     service = _service(pair, truth.cluster)
-    if service is None or service.kind is Kind.EXTERNAL_NAME or not isinstance(pair.there, Message):
+    if service is None or (service.namespace, service.name) not in truth.fqdn or not isinstance(pair.there, Message):
         return False
     if any(each.rtype == Type.CNAME for each in pair.there.answer):
         return difference.aspect in (Aspect.VERDICT, Aspect.ANSWER)

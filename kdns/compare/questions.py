@@ -12,7 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from kdns.errors import ConfigError, Place, Problem
-from kdns.kubernetes.cluster import Cluster, Kind, dashed
+from kdns.kubernetes.cluster import Cluster, Kind, ServiceModel, dashed
 from kdns.kubernetes.schema import View, reverse_address, reverse_name, zone_names
 from kdns.wire import names
 from kdns.wire.records import Type, type_from_text, type_to_text
@@ -82,10 +82,39 @@ def _kind(left: tuple[bytes, ...]) -> str:
             return "other name"
 
 
-def of_cluster(cluster: Cluster, zone: bytes, random: Random) -> list[Asked]:
-    """Every name of the cluster, each once, then some that it doesn't have."""
-    found = [*_of_names(cluster, zone), *_of_addresses(cluster), *_of_sample(cluster, zone, random)]
+def of_cluster(cluster: Cluster, zone: bytes, random: Random, most: int | None = None) -> list[Asked]:
+    """Every name of the cluster, each once, then some that it doesn't have.
+
+    With `most`, of so many services and so many pods by chance, if there are more.
+    """
+    chosen = _all(cluster) if most is None else _chosen(cluster, random, most)
+    found = [*_of_names(cluster, zone, chosen), *_of_addresses(chosen), *_of_sample(cluster, zone, random)]
     return list(dict.fromkeys(found))
+
+
+class _Chosen(msgspec.Struct, frozen=True):
+    """What is asked for: services and pods by the labels of their names, as `web.shop.svc`, and packed addresses."""
+
+    owners: set[tuple[bytes, ...]]
+    addresses: set[bytes]
+
+
+def _all(cluster: Cluster) -> _Chosen:
+    return _Chosen(_owners(cluster.all_services(), cluster.all_pods()), cluster.known_addresses())
+
+
+def _chosen(cluster: Cluster, random: Random, most: int) -> _Chosen:
+    services = _some(list(cluster.all_services()), random, most)
+    pods = _some(cluster.all_pods(), random, most)
+    addresses = {address for each in services for address in each.addresses}
+    addresses.update(ready.address for each in services for ready, _ in each.candidates())
+    return _Chosen(_owners(services, pods), addresses)
+
+
+def _owners(services: Iterable[ServiceModel], pods: Iterable[tuple[bytes, bytes]]) -> set[tuple[bytes, ...]]:
+    found: set[tuple[bytes, ...]] = {(each.name, each.namespace, b"svc") for each in services}
+    found.update((dashed(packed), namespace, b"pod") for namespace, packed in pods)
+    return found
 
 
 def of_file(path: str, text: str) -> list[Asked]:
@@ -108,16 +137,19 @@ def of_file(path: str, text: str) -> list[Asked]:
     return found
 
 
-def _of_names(cluster: Cluster, zone: bytes) -> Iterator[Asked]:
+def _of_names(cluster: Cluster, zone: bytes, chosen: _Chosen) -> Iterator[Asked]:
     for left, types in zone_names(View(cluster, zone, pods="verified")):
+        # Those of the zone itself have fewer labels.
+        if len(left) >= 3 and tuple(left[-3:]) not in chosen.owners:
+            continue
         yield from _each(left, zone, types)
         if types == (Type.CNAME,):
             # An ExternalName is asked for to be followed.
             yield from _each(left, zone, _ADDRESSES)
 
 
-def _of_addresses(cluster: Cluster) -> Iterator[Asked]:
-    for packed in sorted(cluster.known_addresses(), key=lambda each: (len(each), each)):
+def _of_addresses(chosen: _Chosen) -> Iterator[Asked]:
+    for packed in sorted(chosen.addresses, key=lambda each: (len(each), each)):
         yield Asked(reverse_name(packed), Type.PTR)
 
 
@@ -168,8 +200,8 @@ def _name(left: Sequence[bytes], zone: bytes) -> bytes:
     return names.from_labels([*left, *names.labels_of(zone)])
 
 
-def _some(all: Sequence[T], random: Random) -> Sequence[T]:
-    return all if len(all) <= SAMPLE else random.sample(all, SAMPLE)
+def _some(all: Sequence[T], random: Random, most: int = SAMPLE) -> Sequence[T]:
+    return all if len(all) <= most else random.sample(all, most)
 
 
 def _upper(name: bytes) -> bytes:

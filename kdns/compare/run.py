@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import msgspec
 
 from kdns import corefile, dump, serve
 from kdns.compare import questions
-from kdns.compare.asking import Gently, InProcess, Remote, Server, in_process, own_addresses_of
-from kdns.compare.comparison import Comparison, Report
-from kdns.compare.differences import Way
+from kdns.compare.asking import Gently, InProcess, Remote, Server, client_of, in_process, own_addresses_of
+from kdns.compare.comparison import Comparison, Progress, Report
 from kdns.compare.known import truth_of
 from kdns.compare.questions import Asked
 from kdns.corefile import Corefile, Directive, Token, normalize_zone, read_text
@@ -25,10 +24,8 @@ from kdns.upstream.sockets import Upstream
 from kdns.wire import names
 
 OPTIONS = "options of `kdns compare`"
-# What says where a `kubernetes` directive reads its cluster, or writes it down.
-_SOURCES = ("inventory", "kubeconfig", "endpoint", "tls", "snapshot")
-
-Progress = Callable[[int], AbstractContextManager[Callable[[], None]]]
+# What says where a `kubernetes` directive reads its cluster, or writes it down. The questions are made of the same one.
+_SOURCES = ("inventory", "service_cidr", "cluster_ips", "kubeconfig", "endpoint", "tls", "snapshot")
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,27 +40,28 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     questions: str = ""
     zone: str = "cluster.local"
     service_cidr: tuple[str, ...] = ()
+    sample: int | None = None
     gently: Gently = Gently()
 
 
 def run(wish: Wish, progress: Progress) -> Report:
-    """Compare. `progress` is told how many steps there will be, and gives what to call after each. Raises KdnsError."""
+    """Compare. Raises KdnsError."""
     there = _upstream("--against", wish.against)
     here = _upstream("--server", wish.server) if wish.server else None
     zone = _zone(wish.zone)
     objects = _objects(wish)
     truth = truth_of(objects)
     # Of what is asked by chance it is the same each time, so that two runs can be compared.
-    asked = questions.of_cluster(truth.cluster, zone, random.Random(0)) if objects else []
+    asked = questions.of_cluster(truth.cluster, zone, random.Random(0), wish.sample) if objects else []
     asked = list(dict.fromkeys([*asked, *_of_file(wish.questions)]))
+    if not asked:
+        raise ConfigError([Problem(f"there is no question in `--questions {wish.questions}`")])
 
     async def compare() -> Report:
         async with _remote(there, wish.gently) as incumbent, _kdns(wish, here, incumbent, zone, truth.cluster) as kdns:
             hidden = truth.cluster.namespaces - kdns.shown if isinstance(kdns, InProcess) else frozenset()
             known = msgspec.structs.replace(truth, hidden=frozenset(hidden))
-            comparison = Comparison(incumbent, kdns, known, zone, wish.gently.at_once)
-            with progress(len(asked) * len(Way)) as tick:
-                return await comparison.run(asked, tick)
+            return await Comparison(incumbent, kdns, known, zone, wish.gently.at_once).run(asked, progress)
 
     return asyncio.run(compare())
 
@@ -117,9 +115,10 @@ async def _kdns(
         async with _remote(here, wish.gently) as remote:
             yield remote
         return
-    # As if it stood in its place: the name servers of the zone are the services that the server is an endpoint of.
+    # As if it stood in its place: the name servers of the zone are the services that the server is an endpoint of, and
+    # what depends on the client, such as `acl`, decides alike.
     own = await own_addresses_of(incumbent, zone, cluster)
-    async with in_process(_corefile(wish), own) as server:
+    async with in_process(_corefile(wish), own, client_of(incumbent.upstream)) as server:
         yield server
 
 
@@ -141,9 +140,16 @@ def _reading(directive: Directive, wish: Wish) -> Directive:
     """A `kubernetes` directive that reads what the options name, instead of the cluster that it runs in."""
     if directive.name.text != "kubernetes":
         return directive
-    words = ["kubeconfig", wish.kubeconfig, *([wish.context] if wish.context else [])]
-    if not wish.kubeconfig:
-        words = ["inventory", *wish.inventory]
-    name, *args = (Token(word, OPTIONS) for word in words)
     body = [line for line in directive.body or () if line.name.text not in _SOURCES]
-    return msgspec.structs.replace(directive, body=[*body, Directive(name, args)])
+    if wish.kubeconfig:
+        body.append(_line("kubeconfig", wish.kubeconfig, *([wish.context] if wish.context else [])))
+    else:
+        body.append(_line("inventory", *wish.inventory))
+    if wish.service_cidr:
+        body.append(_line("service_cidr", *wish.service_cidr))
+    return msgspec.structs.replace(directive, body=body)
+
+
+def _line(*words: str) -> Directive:
+    name, *arguments = (Token(word, OPTIONS) for word in words)
+    return Directive(name, arguments)
