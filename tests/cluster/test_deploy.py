@@ -15,6 +15,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ import yaml
 from kdns import __version__
 from tests import started
 from tests.cluster import control_plane
-from tests.cluster.api import Api, Object, eventually
+from tests.cluster.api import Api, ApiError, Object, eventually
 from tests.cluster.control_plane import NODE, NODE_ADDRESS, ControlPlane
 from tests.cluster.network import Node
 from tests.cluster.serving import serving, some_address
@@ -265,13 +266,24 @@ def test_the_autoscaler_may_scale_the_deployment_and_do_nothing_else(deployed: C
     path = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/coredns/scale"
     with contextlib.closing(deployed.client(deployed.api.token("kube-dns-autoscaler", NAMESPACE))) as client:
         for replicas in (3, 2):
-            client.request("PUT", path, client.request("GET", path) | {"spec": {"replicas": replicas}})
+            eventually(lambda replicas=replicas: _scaled(client, path, replicas))
             assert deployed.api.get("Deployment", "coredns", NAMESPACE)["spec"]["replicas"] == replicas
     assert _listed(deployed, "kube-dns-autoscaler") - _listed(deployed, "default") == {
         "deployments.apps/scale [] [coredns] [get update]",
         "configmaps [] [kube-dns-autoscaler] [get]",
         "nodes [] [] [list watch]",
     }
+
+
+def _scaled(client: Api, path: str, replicas: int) -> bool:
+    """Whether the number could be set: not where a controller has changed the Deployment since it was read."""
+    try:
+        client.request("PUT", path, client.request("GET", path) | {"spec": {"replicas": replicas}})
+    except ApiError as error:
+        if error.status == HTTPStatus.CONFLICT:
+            return False
+        raise
+    return True
 
 
 def _listed(plane: ControlPlane, account: str) -> set[str]:
