@@ -338,7 +338,8 @@ class AnswerCache:
     def find(self, packet: bytes, place: bytes = b"") -> tuple[bytes, Kept] | None:
         """The reply to a packet, if one is kept for this place, and where it was kept."""
         key = _key(packet)
-        kept = self._find(place + key)
+        placed = place + key
+        kept = self.positive.find(placed) or self.negative.find(placed)
         if kept is not None:
             body = kept.next()
             if body is None:
@@ -347,18 +348,20 @@ class AnswerCache:
                 return None
             kept.uses += 1
             return packet[:_ID] + body, kept
-        denied = self._denied(packet, key)
-        if denied is not None:
-            return denied
+        denial = self.denial(key)
+        if denial is not None:
+            return _denied(packet, denial)
         end = question_end(packet)
         name = packet[_HEADER : end - _TYPE_AND_CLASS] if end else b""
         folded = name.lower()
         if folded == name:
             return None
         key = key[: _HEADER - _ID] + folded + key[end - _TYPE_AND_CLASS - _ID :]
-        kept = self._find(place + key)
+        placed = place + key
+        kept = self.positive.find(placed) or self.negative.find(placed)
         if kept is None:
-            return self._denied(packet, key)
+            denial = self.denial(key)
+            return None if denial is None else _denied(packet, denial)
         body = kept.next()
         if body is None:
             kept.tell()
@@ -366,14 +369,6 @@ class AnswerCache:
         kept.uses += 1
         # What the reply says of the question's name are pointers to it, so the client finds its own spelling.
         return packet[:_ID] + body[: _HEADER - _ID] + name + body[end - _TYPE_AND_CLASS - _ID :], kept
-
-    def _denied(self, packet: bytes, key: bytes) -> tuple[bytes, Kept] | None:
-        """What is said of the siblings of this packet's name, whose key this is."""
-        denial = self.denial(key)
-        if denial is None:
-            return None
-        denial.uses += 1
-        return packet[:_ID] + denial.head + packet[_HEADER : denial.tail_at] + denial.tail, denial
 
     def find_otherwise(self, key: bytes) -> tuple[Kept, int] | None:
         """What is kept for a packet but for capitals in its name or the value of its cookie, by all behind its ID.
@@ -490,9 +485,6 @@ class AnswerCache:
         denial.head, denial.tail, denial.tail_at, denial.siblings = reply[_ID:_HEADER], tail, end, siblings
         self.denials.put(denial)
 
-    def _find(self, key: bytes) -> Kept | None:
-        return self.positive.find(key) or self.negative.find(key)
-
     def _is_new(self, key: bytes) -> bool:
         """Whether this one was not asked for lately; it has been now."""
         mark = hash(key)
@@ -590,6 +582,12 @@ def _ageing(replies: Iterator[bytes], lifetime: Lifetime, clock: Callable[[], fl
             age, made = int(now - since), reply
             aged = with_ttl(reply, max(0, ttl_seconds - age))
         yield aged
+
+
+def _denied(packet: bytes, denial: Denial) -> tuple[bytes, Denial]:
+    """What is said of the siblings of this packet's name."""
+    denial.uses += 1
+    return packet[:_ID] + denial.head + packet[_HEADER : denial.tail_at] + denial.tail, denial
 
 
 def with_ttl(reply: bytes, seconds: int) -> bytes:

@@ -357,6 +357,10 @@ class Plugin:
         """Lines for the log at start and for `kdns check`: what means something else here than in CoreDNS."""
         return ()
 
+    def writes(self) -> Iterable[str]:
+        """Files that it writes, as they are named in the configuration: no other plugin may write them."""
+        return ()
+
     def routes(self) -> Iterable[Route]:
         """HTTP paths to serve."""
         return ()

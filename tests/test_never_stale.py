@@ -53,9 +53,10 @@ STEPS = 25
 ENOUGH = 18
 
 # One that asks through a real socket, by the short way of `server/batch.py`; a pod that is in the model now and then;
-# one that never is; and one that asks over IPv6.
+# one that never is; one that asks over IPv6; and that pod by a socket of both families.
 BY_SOCKET = ("127.0.0.1", 4711)
 CLIENTS = [BY_SOCKET] * 3 + [("10.0.0.1", 4711)] * 2 + [("192.0.2.7", 4711), ("fd00::1", 4711)]
+CLIENTS += [("::ffff:10.0.0.1", 4711)]
 
 
 def block(options: str, *more: str, zone: str = ".") -> str:
@@ -75,10 +76,17 @@ COREFILES = [
     block("pods verified") + block("", HOSTS, zone="y.a.svc.cluster.local"),
     block("pods verified", "search {\n names qualified\n}", "loadbalance"),
     block("pods verified", "autopath @kubernetes"),
+    block(
+        "pods verified\n fallthrough",
+        "search {\n pods 10.0.0.0/24\n client 192.0.2.0/24 b\n default a\n}",
+        "autopath @kubernetes",
+        "cache 30",
+    ),
 ]
 # Those of the cluster, names that are nobody's, and such as an upstream knows; those of example.com change.
 OUTSIDE = ["www.example.com", "ftp.example.com", "no.example.com", "www.example.org", "old.example.org"]
-SHORT = ["x", "y", "n", "x.a", "_http._tcp.x", "www.example.com.a.svc.cluster.local", "x.a.a.svc.cluster.local"]
+SHORT = ["x", "y", "n", "x.a", "_http._tcp.x", "x.a.a.svc.cluster.local"]
+SHORT += [f"{name}.a.svc.cluster.local" for name in ("www.example.com", "www.example.org", "no.example.org")]
 NOBODY = ["n.a.svc.cluster.local", "h.n.a.svc.cluster.local", "n.svc.cluster.local", "n.cluster.local", "n.b.n.local"]
 ASKED = [
     *QUESTIONS,

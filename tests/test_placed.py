@@ -364,6 +364,7 @@ def test_by_the_name_alone_all_clients_have_one_answer() -> None:
     assert here.says("ftp.example.com.a.svc.cluster.local", OUTSIDE) == "NXDOMAIN"
     assert here.says("www.example.com.c.svc.cluster.local", OUTSIDE) == "NXDOMAIN"
     assert here.responder.answers("udp", False).find(packet(names.from_text(WWW), Type.A)) is not None
+    assert here.responder.placed_answers("udp", False) is None
 
 
 @pytest.mark.parametrize("more", [AUTOPATH, BY_NAME], ids=["by client", "by name"])
@@ -452,6 +453,30 @@ def test_what_a_question_within_a_question_depends_on_the_answer_depends_on() ->
     for _ in range(2):
         assert here.says("web", "10.1.0.1") == "10.3.0.1"
         assert here.says("web", "10.1.0.2") == "10.3.0.2"
+
+
+def test_a_name_that_a_policy_denies_is_searched_for_once_its_namespace_is_there() -> None:
+    policy = 'template IN A cluster.local {\n match "^www[.]example[.]com[.]c[.]"\n rcode NXDOMAIN\n fallthrough\n}'
+    here = Placed(f"{BY_NAME}\n{policy}")
+    here.apply(*WORLD)
+    for _ in range(3):
+        assert here.says("www.example.com.c.svc.cluster.local", OUTSIDE) == "NXDOMAIN"
+    here.apply(namespace("c"))
+    assert here.says("www.example.com.c.svc.cluster.local", OUTSIDE) == "192.0.2.10"
+
+
+def test_what_another_plugin_has_instead_is_no_question_in_vain() -> None:
+    async def story() -> None:
+        here = Placed("whoami", "fallthrough")
+        feeding = asyncio.create_task(here.plugin.feed())
+        await asyncio.sleep(0)
+        here.apply(*WORLD)
+        assert here.says("no.a.svc.cluster.local", OUTSIDE) == "NOERROR"
+        assert counted(here, "kdns_search_path_misses_total") == {}
+        feeding.cancel()
+        await asyncio.gather(feeding, return_exceptions=True)
+
+    asyncio.run(story())
 
 
 # Answers that wait
@@ -547,6 +572,38 @@ def test_a_batch_of_packets_is_answered_by_where_each_client_stands(host: str) -
         finally:
             for sock in socks.values():
                 sock.close()
+            await server.stop()
+
+    asyncio.run(story())
+
+
+def test_capitals_and_cookies_of_names_of_the_zone_go_the_short_way_beside_short_names() -> None:
+    async def story() -> None:
+        here = Placed("search")
+        here.responder = responder = Counting(here.sites, here.process, here.process.metrics)
+        here.apply(*WORLD, pod("127.0.0.2", name="me", where="a"))
+        server = serve_udp(here.responder, open_udp("127.0.0.1", 0))
+        server.start()
+        sock = _client("127.0.0.2", server.sock.getsockname()[1])
+        whole = names.from_text("web.a.svc.cluster.local")
+        cookies = (b"12345678", b"87654321")
+        try:
+            for query in (
+                packet(names.from_text("web"), Type.A),
+                packet(whole, Type.A),
+                packet(whole, Type.A, edns=True),
+                packet(names.from_text("wEb.A.sVc.ClUsTeR.lOcAl"), Type.A),
+                *(packet(whole, Type.A, edns=True)[:-2] + b"\0\x0c\0\x0a\0\x08" + each for each in cookies),
+            ):
+                sock.send(query)
+                await asyncio.sleep(0.02)
+                reply = dns.message.from_wire(sock.recv(512))
+                assert reply.answer[-1][0].to_text() == "10.3.0.1"
+                assert query[12:].startswith(reply.question[0].name.to_wire())
+            # Only the first of each form goes by itself.
+            assert not available or responder.given == 4
+        finally:
+            sock.close()
             await server.stop()
 
     asyncio.run(story())

@@ -14,6 +14,7 @@ import uvloop
 from kdns import corefile
 from kdns.app import App, Configuration, build
 from kdns.chain import Process
+from kdns.errors import ConfigError
 from kdns.metrics import Metrics
 from kdns.plugins.kubernetes import Kubernetes
 from tests.started import free_port
@@ -67,6 +68,18 @@ def test_zones_are_part_of_what_is_said() -> None:
     text = blocks("endpoint http://192.0.2.1", "endpoint http://192.0.2.1")
     first, second = sources(built(text.replace("cluster.local", "other.local", 1)))
     assert first is not second
+
+
+def test_each_has_a_snapshot_of_its_own(tmp_path: Path) -> None:
+    one = f"endpoint http://192.0.2.1\nsnapshot {tmp_path}/a"
+    built(blocks(one, one, f"{one}b\nttl 30"))
+    with pytest.raises(ConfigError) as raised:
+        built(blocks(one, f"{one}\nttl 30", f"{one} 10s"))
+    assert [(problem.message, problem.place and problem.place.line) for problem in raised.value.problems] == [
+        (f"`{tmp_path}/a` is written by another `kubernetes`", 12),
+        (f"`{tmp_path}/a` is written by another `kubernetes`", 20),
+    ]
+    assert raised.value.problems[0].hint == "that one is in line 5 of Corefile; each needs a file of its own"
 
 
 def test_a_reload_goes_on_with_the_one_that_blocks_share(shop: Path) -> None:

@@ -57,7 +57,10 @@ class Clients:
         return len(self._at)
 
     def namespace_at(self, address: bytes) -> bytes | None:
-        """The namespace of the one whose address this is; None where it is nobody's, or may be several's."""
+        """The namespace of the one whose address this is; None where it is no pod's, empty where it may be several's.
+
+        Of these at most one asks, and nobody knows which: it stands nowhere, least of all where strangers stand.
+        """
         held = self._at.get(address)
         if held is None or isinstance(held, Standing):
             return None if held is None else held.namespace
@@ -65,7 +68,7 @@ class Clients:
         if not owners:
             latest = max(pod.created for pod in held.all)
             owners = {pod.namespace for pod in held.all if pod.created == latest}
-        return owners.pop() if len(owners) == 1 else None
+        return owners.pop() if len(owners) == 1 else b""
 
     def has(self, key: tuple[str, str]) -> bool:
         """Whether there is such a pod, by namespace and name, that has addresses of its own."""

@@ -324,10 +324,11 @@ class Cluster:
         match event:
             case Put(object=Pod() as pod):
                 key = (pod.metadata.namespace, pod.metadata.name)
-                if not pod.has_name or uses_host_network(pod):
+                if pod.finished or uses_host_network(pod):
                     return self.clients.replace(key, None)
                 addresses = some(tuple(self._packed(pod.addresses)))
-                leaving = pod.metadata.deletion_timestamp is not None
+                # One whose node isn't heard of may ask nevertheless, unless its address was given to another.
+                leaving = pod.metadata.deletion_timestamp is not None or not pod.has_name
                 return self.clients.replace(key, Standing(_key(*key)[0], addresses, leaving, created_at(pod)))
             case Delete(kind="Pod", namespace=namespace, name=name):
                 return self.clients.replace((namespace, name), None)

@@ -22,39 +22,46 @@ class SearchPathMisses:
 
     def __init__(self, namespaces: Container[bytes]) -> None:
         self._namespaces = namespaces
-        self._counts: dict[tuple[bytes, bool], float] = {}
-        self._counters: dict[tuple[bytes, bool], Used] = {}
+        # Of each namespace: those that would not be saved, and those that would.
+        self._counts: dict[bytes, tuple[_Count, _Count]] = {}
 
     def counter(self, labels: list[bytes]) -> Used:
         """Who is to be told how often a denial of this name was sent; `labels` are those left of the zone."""
-        if len(labels) < 3 or labels[-1] != b"svc" or labels[-2] not in self._namespaces:
+        count = len(labels)
+        if count < 3 or labels[-1] != b"svc":
             return ()
-        key = (labels[-2], len(labels) - 3 >= NDOTS)
-        found = self._counters.get(key)
+        found = self._counts.get(labels[-2])
         if found is None:
-
-            def used(times: int) -> None:
-                self._counts[key] = self._counts.get(key, 0) + times
-
-            found = self._counters[key] = (used,)
-        return found
+            if labels[-2] not in self._namespaces:
+                return ()
+            found = self._counts[labels[-2]] = (_Count(), _Count())
+        return found[count - 3 >= NDOTS].used
 
     def misses(self) -> dict[tuple[str, ...], float]:
         """How many there were, by namespace; of those that are there."""
         self._forget()
-        sums: dict[tuple[str, ...], float] = {}
-        for (namespace, _), count in self._counts.items():
-            sums[(namespace.decode(),)] = sums.get((namespace.decode(),), 0) + count
-        return sums
+        sums = ((namespace, few.times + many.times) for namespace, (few, many) in self._counts.items())
+        return {(namespace.decode(),): times for namespace, times in sums if times}
 
     def saved(self) -> dict[tuple[str, ...], float]:
         """How many of them `ndots:2` would have saved."""
         self._forget()
-        return {(namespace.decode(),): count for (namespace, dotted), count in self._counts.items() if dotted}
+        return {(namespace.decode(),): many.times for namespace, (_, many) in self._counts.items() if many.times}
 
     def _forget(self) -> None:
         """Let go of namespaces that are gone, so that there are no more series than namespaces."""
-        for key in {*self._counters, *self._counts}:
-            if key[0] not in self._namespaces:
-                self._counters.pop(key, None)
-                self._counts.pop(key, None)
+        for namespace in [each for each in self._counts if each not in self._namespaces]:
+            del self._counts[namespace]
+
+
+class _Count:
+    """How many there were; `used` is who is to be told of more."""
+
+    __slots__ = ("times", "used")
+
+    def __init__(self) -> None:
+        self.times = 0.0
+        self.used: Used = (self._more,)
+
+    def _more(self, times: int) -> None:
+        self.times += times

@@ -17,6 +17,7 @@ import msgspec
 
 from kdns.chain import Answer, Block, Next, Plugin, Request
 from kdns.corefile import Token, read_regular
+from kdns.kubernetes.cluster import namespace_tag
 from kdns.metrics import AUTOPATH_SUCCESS
 from kdns.options import Fault, Options, RefusalError, WordError, argument, custom, flag, zones
 from kdns.plugins.kubernetes import Kubernetes, kubernetes_of
@@ -82,7 +83,8 @@ class Autopath(Plugin):
         self._zones = names.Zones(map(names.from_text, path.zones or map(names.to_text, block.zones)))
         self._domains = path.domains
         self._of_client = path.domains is None and not options.namespace_in_name
-        block.locates_clients = block.locates_clients or self._of_client
+        if self._of_client:
+            block.locates_clients, self.locate = True, self._namespace_of
         self._metrics, self._server = block.process.metrics, block.server
         self._kubernetes: Kubernetes | None = None
         self._node_domains: list[bytes] = []
@@ -100,10 +102,10 @@ class Autopath(Plugin):
         if self._of_client and self._kubernetes is not None and self._kubernetes.view.pods != "verified":
             yield "works without `pods verified`, and watches the pods"
 
-    def locate(self, address: bytes) -> bytes:
+    def _namespace_of(self, address: bytes) -> bytes:
         """The namespace of the pod that has this address."""
-        found = self._kubernetes.namespace_at(address) if self._of_client and self._kubernetes else None
-        return found or b""
+        assert self._kubernetes is not None
+        return self._kubernetes.namespace_at(address) or b""
 
     def handle(self, request: Request, next: Next) -> Coroutine[Any, Any, Answer]:
         """Names outside of the zones cost little here."""
@@ -120,8 +122,9 @@ class Autopath(Plugin):
         found = self._list_of(request) if self._kubernetes is not None else self._given_list(request.query.labels)
         if found is None:
             return answer
-        # Another name of the same parent may be found where this one isn't.
-        request.siblings = None
+        # Another name of the same parent may be found where this one isn't. And that the others aren't there either is
+        # known for a time of its own.
+        request.siblings, answer.lifetime = None, None
         return await self._walk(request, answer, *found)
 
     def _given_list(self, labels: list[bytes]) -> tuple[list[bytes], Sequence[bytes]] | None:
@@ -142,9 +145,13 @@ class Autopath(Plugin):
         if zone is None:
             return None
         left = labels[: len(labels) - len(names.labels_of(zone))]
-        if len(left) < 3 or left[-1] != b"svc" or left[-2] not in self._kubernetes.cluster.namespaces:
+        if len(left) < 3 or left[-1] != b"svc":
             return None
-        if self._of_client and request.stand(self.locate) != left[-2]:
+        # Whoever denied the name may know nothing of namespaces.
+        request.tags.add(namespace_tag(left[-2]))
+        if left[-2] not in self._kubernetes.cluster.namespaces:
+            return None
+        if self._of_client and request.stand(self._namespace_of) != left[-2]:
             return None
         outside = [domain for domain in self._node_domains if not domain.endswith(zone)]
         return left[:-2], (b"\x03svc" + zone, zone, *outside, names.ROOT)

@@ -24,6 +24,7 @@ from kdns.chain import Answer, Block, Next, Plugin, Request, failure
 from kdns.corefile import Token
 from kdns.errors import ConfigError, KdnsError, Problem, draw
 from kdns.kubernetes import inventory
+from kdns.kubernetes.clients import Clients
 from kdns.kubernetes.cluster import Cluster, Kind, Tag, external_target
 from kdns.kubernetes.controller import InventoryOptions
 from kdns.kubernetes.objects import Delete, EndpointSlice, Event, Put, Service
@@ -194,7 +195,12 @@ class Kubernetes(Plugin):
         self._zones = sorted(zones, key=lambda zone: -len(zone.labels))
         # With one zone within another a name's siblings may be of the inner one.
         self._nested = any(one is not other and one.name.endswith(other.name) for one in zones for other in zones)
-        self._fallthrough = names.Zones(map(names.from_text, options.fallthrough or ()))
+        falling = [names.from_text(text).lower() for text in options.fallthrough or ()]
+        self._fallthrough = names.Zones(falling)
+        # Those of which a part falls through at all: with reverse zones alone, as most have it, not the cluster's own.
+        self._falling = {
+            zone.name for zone in zones for each in falling if zone.name.endswith(each) or each.endswith(zone.name)
+        }
         self.cluster = Cluster(self._process.clock, options.endpoint_pod_names, block.locates_clients)
         self._visible = Visible(
             frozenset(options.namespaces),
@@ -214,12 +220,20 @@ class Kubernetes(Plugin):
         # ExternalName services, by namespace and name, whose target was told to be none.
         self._dead_aliases: dict[tuple[str, str], str] = {}
         self._misses = SearchPathMisses(self.cluster.namespaces)
+        # Whether the source was asked yet: from then on it is as it is.
+        self._is_fed = False
         self._started = asyncio.Event()
         self._failed: KdnsError | None = None
         # What the inventory came to when it was read last, and when it was last right.
         self._latest: inventory.Report | None = None
         self.loaded: inventory.Report | None = None
         self.live: Live | None = None if options.inventory else self._make_live()
+
+    def join(self, block: Block) -> None:
+        """Know the pods as clients where somebody in this block wants to, though nobody in the first one did."""
+        if block.locates_clients and self.cluster.clients is None:
+            self.cluster.clients = Clients()
+            self.live = None if self._options.inventory else self._make_live()
 
     def _make_live(self) -> Live:
         # Not wanted with an inventory, and a fifth of a second and ten megabytes to import.
@@ -250,7 +264,7 @@ class Kubernetes(Plugin):
 
     def lives_on(self, options: KubernetesOptions, block: Block) -> bool:
         """Whether it says the same of the same zones: then nobody needs to read the whole cluster again."""
-        if block.locates_clients and self.cluster.clients is None:
+        if block.locates_clients and self.cluster.clients is None and self._is_fed:
             return False
         texts = options.zones or [names.to_text(zone) for zone in block.zones]
         return options == self._options and {_zone(text).name for text in texts} == set(self.zones)
@@ -296,7 +310,7 @@ class Kubernetes(Plugin):
     # For who finds names by where their clients stand
 
     def namespace_at(self, address: bytes) -> bytes | None:
-        """The namespace of the pod whose packed address this is; None where it is nobody's, or may be several's."""
+        """The namespace of the pod whose packed address this is; None where it is no pod's, empty where several's."""
         return None if self.cluster.clients is None else self.cluster.clients.namespace_at(address)
 
     @property
@@ -337,7 +351,8 @@ class Kubernetes(Plugin):
             answer.authority = [authority(self.view, zone.name)]
             return answer
         answer = await self._answer(request, next, zone)
-        if self.stale:
+        # As the property `stale` has it, without its call.
+        if self.live is not None and self.live.stale:
             request.keep = False
             if answer.plugin == self.name and answer.error is None:
                 answer.error = STALE
@@ -355,15 +370,20 @@ class Kubernetes(Plugin):
             return Answer(answer=outcome.answer, additional=outcome.additional, plugin=self.name)
         if type(outcome) is Alias:
             return await self._follow(request, outcome.target, zone.name)
-        if type(outcome) is NxDomain and not request.absolute:
-            request.used = (*request.used, *self._misses.counter(labels))
-        if type(outcome) is NxDomain and self._fallthrough.hold(query.qname, query.labels):
+        if type(outcome) is NoData:
+            return self._negative(Rcode.NOERROR, zone.name)
+        if zone.name in self._falling and self._fallthrough.hold(query.qname, query.labels):
             answer = await next(request)
-            # Nobody behind us: the name is of our zone, so this is a failure and no refusal.
-            return failure("no next plugin found", self.name) if answer.unclaimed else answer
-        if not self._nested:
-            request.siblings = question.siblings
-        return self._negative(Rcode.NXDOMAIN if type(outcome) is NxDomain else Rcode.NOERROR, zone.name)
+            if answer.unclaimed:
+                # Nobody behind us: the name is of our zone, so this is a failure and no refusal.
+                return failure("no next plugin found", self.name)
+        else:
+            if not self._nested:
+                request.siblings = question.siblings
+            answer = self._negative(Rcode.NXDOMAIN, zone.name)
+        if answer.rcode == Rcode.NXDOMAIN and not request.absolute:
+            request.used += self._misses.counter(labels)
+        return answer
 
     def _zone_of(self, labels: list[bytes]) -> _Zone | None:
         for zone in self._zones:
@@ -431,6 +451,7 @@ class Kubernetes(Plugin):
 
     async def feed(self) -> None:
         """Apply what the source tells, as long as the configuration holds."""
+        self._is_fed = True
         counted: dict[metrics.Metric, metrics.Source] = {
             metrics.SEARCH_PATH_MISSES: self._misses.misses,
             metrics.SEARCH_PATH_SAVED: self._misses.saved,
@@ -562,6 +583,9 @@ class Kubernetes(Plugin):
 
     def missing(self) -> str:
         return "; ".join(self.live.missing) if self.live is not None else ""
+
+    def writes(self) -> Iterable[str]:
+        return filter(None, [self._options.snapshot.path])
 
     def notices(self) -> Iterable[str]:
         if self.loaded is not None:

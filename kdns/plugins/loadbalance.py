@@ -71,7 +71,8 @@ class Loadbalance(Plugin):
         answer = await next(request)
         if answer.rcode != Rcode.NOERROR:
             return answer
-        if _has_orders(answer.answer) or _has_orders(answer.additional):
+        several = len(answer.answer) > 1 or len(answer.additional) > 1
+        if several and (_has_orders(answer.answer) or _has_orders(answer.additional)):
             # The next one who asks is to have another order.
             request.varies = True
             request.any_order = not self._prefer
@@ -86,7 +87,9 @@ class Loadbalance(Plugin):
 
 def _has_orders(records: Sequence[Record]) -> bool:
     """Whether there is another order of them: an alias and its one address have none."""
-    return len(records) > 1 and sum(record.rtype in _SHUFFLED for record in records) > 1
+    shuffled = (True for record in records if record.rtype in _SHUFFLED)
+    # Two are enough, of however many.
+    return any(shuffled) and any(shuffled)
 
 
 def balance(records: Sequence[Record], random: Random, prefer: Sequence[Network] = ()) -> list[Record]:

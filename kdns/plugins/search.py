@@ -150,8 +150,9 @@ class Search(Plugin):
         self._kubernetes = kubernetes_of(block, self.name)
 
     def locate(self, address: bytes) -> bytes:
-        """The namespace in which the client of this address stands."""
-        return self._kubernetes.namespace_at(address) or self._others.find(address) or self._default
+        """The namespace in which the client of this address stands; empty where it stands in none."""
+        of_pod = self._kubernetes.namespace_at(address)
+        return self._others.find(address) or self._default if of_pod is None else of_pod
 
     def handle(self, request: Request, next: Next) -> Coroutine[Any, Any, Answer]:
         """Most names are no short ones, and cost little here."""

@@ -105,8 +105,8 @@ class BatchedUdpServer(UdpServer):
                 # What is kept for those who stand where this client does.
                 place = placed.places.get(ring.address(number))
                 if place is not None:
-                    key = place + key
-                    found = placed.positive.young_get(key) or placed.negative.young_get(key)
+                    placed_key = place + key
+                    found = placed.positive.young_get(placed_key) or placed.negative.young_get(placed_key)
             if found is not None and (not silent or silent[number] not in _SILENT):
                 body = found.body or next(found.replies, None)
                 if body is not None:

@@ -56,6 +56,10 @@ def where(of: Cluster, address: str = HERE) -> str:
         pytest.param([pod(HERE, phase="Succeeded")], "-", id="a pod that succeeded"),
         pytest.param([pod(HERE, phase="Failed")], "-", id="a pod that failed"),
         pytest.param([pod(HERE), pod(HERE, phase="Succeeded")], "-", id="a pod that ends"),
+        pytest.param([pod(HERE), pod(HERE, phase="Unknown")], "a", id="a pod whose node isn't heard of"),
+        pytest.param(
+            [pod(HERE, phase="Unknown"), pod(HERE, name="two", where="b")], "b", id="a pod in place of a lost one"
+        ),
         pytest.param([pod(HERE, leaving=True)], "a", id="a pod that has a while left"),
         pytest.param([pod(HERE), delete(pod())], "-", id="a pod that is gone"),
         pytest.param([pod(HERE), pod(THERE)], "-", id="a pod that has another address now"),

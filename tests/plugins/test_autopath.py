@@ -149,6 +149,15 @@ def test_an_answer_behind_a_denial_that_ages_does_not_outlive_it(tmp_path: Path,
     assert (request.until, said.lifetime is None) == (trial.NOON + (1 if passing else 60), passing)
 
 
+def test_a_denial_that_ages_is_not_kept_for_longer_than_those_of_the_other_names(tmp_path: Path) -> None:
+    denial = failure("", "forward", rcode=Rcode.NXDOMAIN)
+    denial.lifetime = Lifetime(trial.NOON, trial.NOON + 3600, 3600)
+    request = trial.request("www.shop.svc.cluster.local. A")
+    request.server = Asked()
+    said = trial.answer(given(tmp_path, "search shop.svc.cluster.local\n"), request, denial)
+    assert (said.rcode, said.lifetime) == (Rcode.NXDOMAIN, None)
+
+
 def test_a_name_that_would_be_too_long_is_left_out(tmp_path: Path) -> None:
     label = "a" * 63
     plugin = given(tmp_path, f"search x.example {label}.{label}.example\n")

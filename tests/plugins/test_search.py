@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from kdns.chain import Answer, Request, failure
+from kdns import corefile
+from kdns.app import build
+from kdns.chain import Answer, Process, Request, failure
 from kdns.errors import ConfigError
 from kdns.kubernetes.objects import Put, Synced
+from kdns.metrics import Metrics
 from kdns.plugins.kubernetes import Kubernetes
 from kdns.plugins.search import Search
 from kdns.searching import below_zone, in_own_namespace
@@ -64,9 +69,40 @@ def test_kubernetes_lives_on_only_where_it_knows_what_is_wanted() -> None:
     block = trial.block()
     assert plain.lives_on(options, block)
     assert knowing.lives_on(options, block)
+    asyncio.run(fed(plain))
+    assert plain.lives_on(options, block)
     block.locates_clients = True
     assert not plain.lives_on(options, block)
     assert knowing.lives_on(options, block)
+
+
+async def fed(kubernetes: Kubernetes) -> None:
+    """Let it ask its source, for a moment."""
+    feeding = asyncio.create_task(kubernetes.feed())
+    await asyncio.sleep(0)
+    feeding.cancel()
+    await asyncio.gather(feeding, return_exceptions=True)
+
+
+@pytest.mark.parametrize("search_first", [True, False])
+def test_blocks_with_and_without_it_have_one_kubernetes_in_any_order(search_first: bool) -> None:
+    texts = [f".:53 {{\n search\n {SOURCE}\n}}", f"other.test:53 {{\n {SOURCE}\n}}"]
+    process = Process(Metrics())
+    build(corefile.parse("\n".join(texts if search_first else texts[::-1]), "Corefile"), process)
+    (kubernetes,) = (each for each in process.plugins if isinstance(each, Kubernetes))
+    (search,) = (each for each in process.plugins if isinstance(each, Search))
+    kubernetes.apply([namespace(), pod("10.1.0.1"), Synced()])
+    assert search.locate(packed("10.1.0.1")) == b"shop"
+    assert kubernetes.live is not None
+    assert kubernetes.live._options.wanted.pods
+
+
+def test_an_address_of_pods_of_two_namespaces_is_not_that_of_a_stranger() -> None:
+    text = "search {\n client 10.1.0.0/16 vms\n pods 10.1.0.0/24\n default lost\n}"
+    search, kubernetes = made(text, namespace(), pod("10.1.0.1"), pod("10.1.0.1", name="two", where="b"), Synced())
+    assert search.locate(packed("10.1.0.1")) == b""
+    kubernetes.apply([pod("10.1.0.1", name="two", where="b", phase="Failed")])
+    assert search.locate(packed("10.1.0.1")) == b"shop"
 
 
 def test_without_kubernetes_there_is_nothing_to_find() -> None:
