@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
+import msgspec
 
 from kdns import __version__, corefile, logs, serve
 from kdns.app import Configuration
@@ -127,7 +128,9 @@ def _corefile(conf: str, port: int, given: str) -> corefile.Corefile:
         if conf == "stdin":
             return corefile.parse(given, "stdin", default_port=port, environment=os.environ)
         if not conf and not Path("Corefile").exists():
-            return corefile.parse(serve.NO_BLOCK, "no Corefile", default_port=port)
+            return msgspec.structs.replace(
+                corefile.parse(serve.NO_BLOCK, "no Corefile", default_port=port), default=True
+            )
         return corefile.load(conf or "Corefile", default_port=port)
 
     return serve.tolerant(read, port)

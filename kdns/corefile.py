@@ -104,12 +104,14 @@ class Corefile(msgspec.Struct, frozen=True):
     """What a Corefile says, imports and environment resolved.
 
     `files` are all that were read, the main one first; `text` holds their contents. No block at all is legal.
+    `default` is whether the block is CoreDNS's, for want of one in the file.
     """
 
     blocks: list[ServerBlock]
     warnings: list[Problem] = []
     files: list[str] = []
     text: dict[str, str] = {}
+    default: bool = False
 
 
 class CorefileError(ConfigError):

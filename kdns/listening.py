@@ -116,6 +116,15 @@ def open_sockets(listeners: Sequence[Listener], held: Iterable[Listening] = ()) 
     return opened
 
 
+def is_taken(listener: Listener) -> bool:
+    """Whether somebody has this port now, so that nobody else can have it alone."""
+    try:
+        close_sockets(_open(listener, reuse_port=False))
+    except ConfigError:
+        return True
+    return False
+
+
 def _overlaps(listener: Listener, others: Iterable[Listener]) -> bool:
     """Whether another one of these has the same port and the same address, or one of both has all addresses."""
     return any(

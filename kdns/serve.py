@@ -166,7 +166,7 @@ def tolerant(parse: Callable[[], Corefile], default_port: int = 53) -> Corefile:
     file = parsed.files[0]
     warning = Problem("there is no server block", Place(file), hint="`whoami` answers, as in CoreDNS", warning=True)
     default = corefile.parse(NO_BLOCK, file, default_port=default_port)
-    return msgspec.structs.replace(default, warnings=[*parsed.warnings, warning])
+    return msgspec.structs.replace(default, warnings=[*parsed.warnings, warning], default=True)
 
 
 def warnings(parsed: Corefile, configuration: Configuration) -> list[Problem]:
@@ -197,7 +197,8 @@ def log_warnings(parsed: Corefile, configuration: Configuration) -> None:
 
 
 def _in_a_line(problem: Problem) -> str:
-    where = f"{problem.place.file}:{problem.place.line}" if problem.place else ""
+    # A problem of the file as a whole has no line.
+    where = ":".join(str(each) for each in (problem.place.file, problem.place.line) if each) if problem.place else ""
     text = ": ".join(filter(None, (where, problem.subject, problem.message)))
     return f"{text} ({problem.hint})" if problem.hint else text
 
@@ -260,7 +261,9 @@ async def _serve(
     if await done_before(signals.told, asyncio.create_task(app.start())):
         async with explained(app):
             _tell(show, configuration)
+            reloading.begin()
             await signals.told.wait()
+        await reloading.end()
         await done_before(signals.hurry, asyncio.create_task(app.stop()))
     return signals.code
 

@@ -9,12 +9,16 @@ import asyncio
 import contextlib
 import logging
 import signal
+import time
 from typing import Any
 
 log = logging.getLogger("kdns")
 
 # What a second SIGINT ends with.
 FORCED = 2
+# uvloop tells of one signal twice, now and then, when it comes right after another (0.23.0: SIGUSR1, then SIGTERM, one
+# time in forty), which would end `lameduck` at once. Nobody who has lost patience asks twice in so short a time.
+ECHO_SECONDS = 0.1
 
 
 class Signals:
@@ -25,6 +29,7 @@ class Signals:
         self.hurry = asyncio.Event()
         self.code = 0
         self._interrupts = 0
+        self._last: dict[signal.Signals, float] = {}
         loop.add_signal_handler(signal.SIGTERM, self._terminate)
         loop.add_signal_handler(signal.SIGINT, self._interrupt)
         loop.add_signal_handler(signal.SIGQUIT, self._quit)
@@ -33,10 +38,14 @@ class Signals:
         loop.add_signal_handler(signal.SIGUSR2, self._upgrade)
 
     def _terminate(self) -> None:
+        if self._is_echo(signal.SIGTERM):
+            return
         log.info("SIGTERM: Shutting down servers then terminating")
         self._end()
 
     def _interrupt(self) -> None:
+        if self._is_echo(signal.SIGINT):
+            return
         self._interrupts += 1
         if self._interrupts > 1:
             log.info("SIGINT: Force quit")
@@ -52,6 +61,11 @@ class Signals:
 
     def _upgrade(self) -> None:
         log.warning("SIGUSR2: a process can't be upgraded in place; the next one is started beside it")
+
+    def _is_echo(self, number: signal.Signals) -> bool:
+        now = time.monotonic()
+        last, self._last[number] = self._last.get(number, 0.0), now
+        return now - last < ECHO_SECONDS
 
     def _end(self) -> None:
         # Who asks twice has waited long enough.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import socket
+import weakref
 from collections.abc import AsyncIterator
 
 import dns.message
@@ -12,16 +14,20 @@ import dns.query
 import pytest
 
 from kdns import corefile
-from kdns.app import App, build
+from kdns.app import App, Configuration, build
 from kdns.chain import Process
 from kdns.errors import ConfigError
 from kdns.metrics import Metrics
 from tests.started import free_port
 
 
+def built(text: str) -> Configuration:
+    return build(corefile.parse(text, "Corefile"), Process(Metrics()))
+
+
 @contextlib.asynccontextmanager
 async def serving(text: str) -> AsyncIterator[App]:
-    app = App(build(corefile.parse(text, "Corefile"), Process(Metrics())))
+    app = App(built(text))
     await app.start()
     try:
         yield app
@@ -58,6 +64,25 @@ def test_a_port_is_shared_where_both_have_multisocket_and_else_refused(bind: str
         async with serving(shared):
             assert await refusal(shared) == ""
             assert "is taken" in await refusal(plain)
+
+    asyncio.run(story())
+
+
+def test_a_shared_port_is_left_to_its_server_until_this_one_is_ready_or_alone() -> None:
+    async def story() -> None:
+        port = free_port()
+        lines = "bind 127.0.0.1", "multisocket 1"
+        api = "kubernetes example {\n endpoint http://127.0.0.1:9\n startup_timeout 0s\n}"
+        new = App(built(block(port, *lines, api)))
+        async with serving(block(port, *lines, "hosts {\n 192.0.2.1 www.example\n}")):
+            starting = asyncio.create_task(new.start())
+            for _ in range(20):
+                await asyncio.sleep(0.01)
+                # A socket each time, so that the kernel may choose.
+                assert await asyncio.to_thread(address, "127.0.0.1", port, False) == "192.0.2.1"
+            assert not starting.done()
+        await starting
+        await new.stop()
 
     asyncio.run(story())
 
@@ -124,6 +149,20 @@ def test_a_reload_that_cannot_listen_leaves_all_as_it_was() -> None:
             with pytest.raises(ConfigError, match="is taken"):
                 await reload(app, block(port) + block(other, "bind 127.0.0.1"))
             assert "is taken" in await refusal(block(port, "bind 127.0.0.1", "multisocket 1")), "it isn't shared"
+
+    asyncio.run(story())
+
+
+def test_a_configuration_that_was_replaced_leaves_nothing_in_memory() -> None:
+    async def story() -> None:
+        port = free_port()
+        text = block(port, "bind 127.0.0.1", "forward . 127.0.0.1:9", "cache", "errors", "loop")
+        async with serving(text) as app:
+            # As a process does that has read a cluster.
+            gc.freeze()
+            before = [weakref.ref(plugin) for plugin in app.configuration.plugins]
+            await reload(app, text.replace("127.0.0.1\n", "127.0.0.2\n"))
+        assert [found for each in before if (found := each())] == []
 
     asyncio.run(story())
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +23,9 @@ from kdns.app import App, build
 from kdns.chain import Process
 from kdns.metrics import Metrics
 from kdns.reloading import REFUSED, Reloading
+from kdns.signals import ECHO_SECONDS, Signals
 from tests import started
+from tests.rollout import asking
 from tests.started import Started
 
 WEB = """
@@ -116,6 +121,7 @@ def test_a_mistake_that_stays_is_told_once_and_another_one_too(caplog: pytest.Lo
         return corefile.parse(f". {{\n{lines[0]}\n}}", "Corefile")
 
     reloading = Reloading(App(build(read(), Process(Metrics()))), read, serve.log_warnings)
+    reloading.begin()
 
     async def looks() -> list[list[str]]:
         """What is said of three looks, the first and the last line of each."""
@@ -137,6 +143,94 @@ def test_a_mistake_that_stays_is_told_once_and_another_one_too(caplog: pytest.Lo
     ]:
         lines[0] = line
         assert asyncio.run(looks()) == told
+
+
+def test_a_file_that_is_empty_for_a_moment_is_not_served(tmp_path: Path) -> None:
+    with running(tmp_path, block("reload 2s 0s", KUBERNETES)) as server:
+        said = reload(server, tmp_path, "")
+        assert "[ERROR] SIGUSR1: error: there is no server block" in said
+        assert "10.96.0.7" in server.dig("+short", "web.shop.svc.cluster.local")
+        (tmp_path / "Corefile").write_text(block("reload 2s 0s", "whoami"))
+        server.says("Reloading complete")
+
+
+def test_a_signal_before_it_serves_is_heeded_when_it_does(tmp_path: Path) -> None:
+    http = started.free_port()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        api = f"endpoint http://127.0.0.1:{silent.getsockname()[1]}"
+        late = f"kubernetes cluster.local {{\n {api}\n startup_timeout 1s\n}}"
+        path = tmp_path / "Corefile"
+        path.write_text(block(f"health 127.0.0.1:{http}", late, zone=f".:{started.free_port()}"))
+        line = [started.COMMANDS / "coredns", "-conf", path]
+        with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env=started.plain_environment()) as process:
+            asking.wait(lambda: asking.page(http, "/health")[0] == 200)
+            process.send_signal(signal.SIGUSR1)
+            assert process.stdout is not None
+            said = []
+            for each in process.stdout:
+                said.append(each.strip())
+                if "Reloading complete" in each:
+                    break
+            process.terminate()
+            assert process.wait(asking.PATIENCE_SECONDS) == 0
+    assert said[0] == "[INFO] SIGUSR1: Reloading"
+    assert any(each.startswith("CoreDNS-") for each in said[:-2]), "it was served first"
+    assert said[-1] == "[INFO] Reloading complete"
+
+
+def test_the_end_of_the_process_gives_up_a_reload(tmp_path: Path) -> None:
+    with running(tmp_path, block(KUBERNETES)) as server, socket.create_server(("127.0.0.1", 0)) as silent:
+        # It is waited for as long as the one that is served answers.
+        api = f"endpoint http://127.0.0.1:{silent.getsockname()[1]}\n startup_timeout 0s"
+        (tmp_path / "Corefile").write_text(block(f"kubernetes cluster.local {{\n {api}\n}}"))
+        server.process.send_signal(signal.SIGUSR1)
+        silent.settimeout(asking.PATIENCE_SECONDS)
+        silent.accept()[0].close()
+        assert "10.96.0.7" in server.dig("+short", "web.shop.svc.cluster.local")
+        assert server.end() == 0
+        assert server.said.splitlines()[-1] == "[INFO] SIGTERM: Shutting down servers then terminating"
+
+
+def test_one_signal_that_the_loop_tells_twice_is_one() -> None:
+    async def story() -> None:
+        signals = Signals(asyncio.get_running_loop())
+        os.kill(os.getpid(), signal.SIGTERM)
+        await signals.told.wait()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(ECHO_SECONDS / 4)
+        assert not signals.hurry.is_set()
+        await asyncio.sleep(ECHO_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await signals.hurry.wait()
+
+    asyncio.run(story())
+
+
+def test_a_signal_while_it_reloads_has_the_file_read_once_more() -> None:
+    async def story() -> None:
+        read = 0
+        parsed = corefile.parse(block("whoami", zone=f".:{started.free_port()}"), "Corefile")
+
+        def again() -> corefile.Corefile:
+            nonlocal read
+            read += 1
+            if read == 1:
+                reloading.signalled()
+            return parsed
+
+        app = App(build(parsed, Process(Metrics())))
+        reloading = Reloading(app, again, serve.log_warnings)
+        await app.start()
+        reloading.begin()
+        await reloading.look()
+        assert read == 2
+        await reloading.end()
+        await reloading.look()
+        reloading.signalled()
+        assert read == 2, "the process ends"
+        await app.stop()
+
+    asyncio.run(story())
 
 
 def test_listeners_come_and_go(tmp_path: Path) -> None:

@@ -94,6 +94,8 @@ class Live:
         self._clock = clock
         self._source: ApiSource | None = None
         self._snapshot_time = 0.0
+        # The file that we wrote, as `_identity` has it.
+        self._written_file = (0, 0)
         self.stale = False
         self.restoring = False
         self.started = asyncio.Event()
@@ -161,11 +163,18 @@ class Live:
 
     # The snapshot
 
+    async def _write(self) -> None:
+        await snapshot.write(self._cluster, self._options.snapshot, self._options.made_for)
+        self._written_file = _identity(self._options.snapshot)
+
     async def _touch(self) -> None:
-        try:
-            os.utime(self._options.snapshot)
-        except FileNotFoundError:
-            await snapshot.write(self._cluster, self._options.snapshot, self._options.made_for)
+        """Say that what we wrote holds now as well, unless it is gone or another process has written its own."""
+        with contextlib.suppress(FileNotFoundError):
+            if _identity(self._options.snapshot) == self._written_file:
+                os.utime(self._options.snapshot)
+                self._written_file = _identity(self._options.snapshot)
+                return
+        await self._write()
 
     def _restore(self, source: ApiSource) -> None:
         """Serve what was known last; what an API server says later is told as a difference to it."""
@@ -213,7 +222,7 @@ class Live:
         return not wanted.namespaces or namespace in wanted.namespaces
 
     async def _write_snapshots(self) -> None:
-        path, written = self._options.snapshot, -1
+        written = -1
         await self._synced.wait()
         while True:
             serial = self._cluster.serial
@@ -221,7 +230,7 @@ class Live:
                 # Where nothing has changed and we would know, what the file says holds now as well.
                 current = self.connected
                 if serial != written:
-                    await snapshot.write(self._cluster, path, self._options.made_for)
+                    await self._write()
                 elif current:
                     await self._touch()
                 if serial != written or current:
@@ -234,6 +243,12 @@ class Live:
                 expected = isinstance(error, snapshot.SnapshotError | OSError)
                 log.error("the snapshot could not be written: %s", error, exc_info=None if expected else error)
             await asyncio.sleep(self._options.snapshot_interval)
+
+
+def _identity(path: str) -> tuple[int, int]:
+    """What tells a file from another that has taken its place. Raises FileNotFoundError."""
+    found = Path(path).stat()
+    return found.st_ino, found.st_mtime_ns
 
 
 def _give_back_memory() -> None:
