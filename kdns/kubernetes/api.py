@@ -10,19 +10,21 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from random import Random
 from typing import Any
 
 import msgspec
 
 from kdns import metrics
-from kdns.kubernetes.audit import audit
+from kdns.kubernetes.audit import audit, look_back
 from kdns.kubernetes.changes import key_of
 from kdns.kubernetes.client import SILENT, ApiError, Client
 from kdns.kubernetes.objects import Metadata, Namespace, Object, Synced
 from kdns.kubernetes.resources import NAMESPACES, PODS, SERVICES, SLICES, Resource, Scope
 from kdns.kubernetes.troubles import Troubles
-from kdns.kubernetes.watch import Tell, Timing, Watch
+from kdns.kubernetes.waiting import Backoff, Timing
+from kdns.kubernetes.watch import Tell, Watch
 from kdns.metrics import Metrics
 
 log = logging.getLogger("kdns.plugin.kubernetes")
@@ -144,7 +146,8 @@ class ApiSource:
         async with asyncio.TaskGroup() as group:
             for watch in self.watches:
                 group.create_task(self._unending(watch.run))
-                group.create_task(self._unending(lambda watch=watch: self._audit(watch)))  # type: ignore[misc]
+                group.create_task(self._unending(partial(self._audit, watch)))
+                group.create_task(self._unending(partial(self._look_back, watch)))
             group.create_task(self._unending(self._probe))
 
     def _ages(self) -> dict[tuple[str, ...], float]:
@@ -161,13 +164,18 @@ class ApiSource:
 
     async def _unending(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a part of it again after an error of ours, which must not leave names to go stale unseen."""
+        backoff = Backoff(self._timing, self._random)
         while True:
+            began = self._clock()
             try:
                 await work()
+                backoff.reset()
             except Exception:
                 log.exception("watching the API failed by an error of kdns; it goes on")
                 self._numbers.panic()
-            await asyncio.sleep(self._timing.first_pause)
+                if self._clock() - began >= self._timing.longest_pause:
+                    backoff.reset()
+            await asyncio.sleep(backoff.next())
 
     async def _audit(self, watch: Watch) -> None:
         # The servers of a cluster start together; their audits need not come together.
@@ -178,6 +186,18 @@ class ApiSource:
             await audit(watch, self._client, self._numbers, self._timing.second_look)
         except ApiError as error:
             log.info("%s: no audit: %s", watch.label, error)
+
+    async def _look_back(self, watch: Watch) -> None:
+        """Soon after a watch was interrupted, find out whether the history goes on where it was."""
+        await asyncio.sleep(self._timing.probe * self._random.uniform(0.5, 1.0))
+        if not (watch.interrupted and watch.connected and watch.progress.resume):
+            return
+        watch.interrupted = False
+        try:
+            await look_back(watch, self._client)
+        except ApiError as error:
+            # Who may not list has asked in vain for now; the audits, which are rarer, go on asking.
+            watch.interrupted = error.status != 403
 
     async def _probe(self) -> None:
         """Ask for a sign of life for ever; two that don't come make every connection suspect."""

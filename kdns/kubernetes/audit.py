@@ -1,7 +1,8 @@
 """The audit: does what a watch has told agree with what the server has?
 
 A watch that loses an event, by whoever's mistake, stays wrong for ever otherwise: there is no second telling. An audit
-reads the version of every object, nothing else of it, and repairs single ones. Knows no model.
+reads the version of every object, nothing else of it, and repairs single ones. `look_back` asks less: whether the
+server's history is still the one that the watch knows. Knows no model.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from kdns import metrics
 from kdns.kubernetes.changes import (
     VERSIONS_PAGE,
     MalformedError,
+    Page,
+    Partial,
     Version,
     decode,
     key_of,
@@ -43,9 +46,7 @@ async def audit(watch: Watch, client: Client, numbers: Metrics, second_look: flo
     # What the watch has been told while we read is no reason to call what we read old.
     before, floor = dict(watch.known), watch.progress.floor
     theirs, version = await _versions(watch, client)
-    if older(version, floor):
-        watch.relist("set_back")
-        watch.drop(Status(0, "given up", "the API's history was set back"))
+    if _is_set_back(watch, version, floor):
         return
     watch.progress.seen_at(version)
     doubtful = [key for key in theirs.keys() | before.keys() if _behind(before.get(key), theirs.get(key), version)]
@@ -53,7 +54,10 @@ async def audit(watch: Watch, client: Client, numbers: Metrics, second_look: flo
         return
     await asyncio.sleep(second_look)
     lost = [
-        key for key in doubtful if key not in watch.poisoned and _behind(watch.known.get(key), theirs.get(key), version)
+        key
+        for key in doubtful
+        if _behind(watch.known.get(key), theirs.get(key), version)
+        and not (key in watch.poisoned and watch.poisoned[key] == theirs.get(key))
     ]
     if len(lost) > PAGE:
         watch.relist("audit")
@@ -67,6 +71,25 @@ async def audit(watch: Watch, client: Client, numbers: Metrics, second_look: flo
         log.error(text, watch.label, len(repaired), named(repaired))
 
 
+async def look_back(watch: Watch, client: Client) -> None:
+    """Find out whether the store was set back, say to a backup, while a watch was interrupted. Raises ApiError.
+
+    A place that it has not reached yet is one to wait at, so the watch would be told nothing until it gets there.
+    """
+    floor = watch.progress.floor
+    page = await _page(watch, client, {"limit": "1"})
+    _is_set_back(watch, version_of(page.metadata.resource_version), floor)
+
+
+def _is_set_back(watch: Watch, version: Version, floor: Version) -> bool:
+    """Whether the present is older than what was seen before it was asked for; then the watch is to look again."""
+    if not older(version, floor):
+        return False
+    watch.relist("set_back")
+    watch.drop(Status(0, "given up", "the API's history was set back"))
+    return True
+
+
 def _behind(held: Version | None, theirs: Version | None, at: Version) -> bool:
     """Whether what we hold is not what the server had at version `at`, and hasn't come since then either.
 
@@ -77,23 +100,26 @@ def _behind(held: Version | None, theirs: Version | None, at: Version) -> bool:
 
 async def _versions(watch: Watch, client: Client) -> tuple[dict[str, Version], Version]:
     """The version of every object that the server has, and of the whole, read consistently from its store."""
-    parameters = watch.scope.parameters | {"limit": str(PAGE)}
     versions: dict[str, Version] = {}
-    token = ""
+    more: dict[str, str] = {}
     while True:
-        more = {"continue": token} if token else {}
-        body = await client.get(watch.resource.path(watch.scope.namespace), parameters | more, VERSIONS_ONLY)
-        try:
-            page = decode(VERSIONS_PAGE, body)
-        except UNREADABLE as error:
-            raise MalformedError(str(error)) from error
+        page = await _page(watch, client, {"limit": str(PAGE)} | more)
         for item in page.items or ():
             of = item.metadata
             versions[key_of(of.namespace, of.name)] = version_of(of.resource_version)
-        token = page.metadata.continue_
-        if not token:
+        if not page.metadata.continue_:
             return versions, version_of(page.metadata.resource_version)
+        more = {"continue": page.metadata.continue_}
         await asyncio.sleep(PAUSE_SECONDS)
+
+
+async def _page(watch: Watch, client: Client, parameters: dict[str, str]) -> Page[Partial]:
+    path = watch.resource.path(watch.scope.namespace)
+    body = await client.get(path, watch.scope.parameters | parameters, VERSIONS_ONLY)
+    try:
+        return decode(VERSIONS_PAGE, body)
+    except UNREADABLE as error:
+        raise MalformedError(str(error)) from error
 
 
 class _Look(NamedTuple):

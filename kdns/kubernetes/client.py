@@ -148,6 +148,8 @@ class Client:
         self._reading: asyncio.Task[ApiError | None] | None = None
         self._read_at = 0.0
         self._refused = False
+        # Why they could not be read the last time, as the log has it.
+        self._said = ""
 
     async def get(
         self, path: str, parameters: Mapping[str, str], accept: str = JSON, seconds: float = REPLY_SECONDS
@@ -201,7 +203,8 @@ class Client:
                     # To its end, so that the connection can be used again.
                     await response.read()
         except ApiError as error:
-            return not error.status
+            # Who shows a certificate that we don't trust isn't silent; and watches of before go on.
+            return not error.status and not isinstance(error.__cause__, aiohttp.ClientConnectorCertificateError)
         except (aiohttp.ClientError, OSError):
             return True
         return False
@@ -294,9 +297,12 @@ class Client:
         except (OSError, ValueError, KdnsError) as error:
             text = str(error) or f"they could not be read within {MOST_CREDENTIAL_SECONDS:g} s"
             trouble = ApiError(Status(0, "no credentials", text))
-            if before is not None:
+            if before is not None and text != self._said:
                 # A file that is being replaced, or broken: what we have may still be good.
                 log.warning("the credentials for the API could not be read again: %s", text)
+            self._said = text
+        else:
+            self._said = ""
         # What was refused only while these were read is to be read once more.
         self._refused = self._refused and not refused and self._credentials is before
         self._read_at = self._clock()

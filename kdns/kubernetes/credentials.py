@@ -45,15 +45,23 @@ class Credentials(msgspec.Struct, frozen=True):
         return (self.ca, self.certificate, self.key, self.verify, self.stamps)
 
     def tls(self) -> ssl.SSLContext | bool:
-        """The TLS context; OSError or ssl.SSLError where a file is missing or none."""
+        """The TLS context. Raises KdnsError where a file is missing or none."""
         if not self.server.startswith("https:"):
             return False
-        context = ssl.create_default_context(cadata=self.ca.decode() if self.ca else None)
+        try:
+            context = ssl.create_default_context(cadata=self.ca.decode() if self.ca else None)
+        except (OSError, ValueError) as error:
+            raise KdnsError(f"the API server's CA: {error}") from error
         if not self.verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         if self.certificate:
-            context.load_cert_chain(self.certificate, self.key or None)
+            try:
+                # Without a password a key that needs one would be asked for at the terminal, and all would wait.
+                context.load_cert_chain(self.certificate, self.key or None, "")
+            except OSError as error:
+                files = f"{self.certificate} with its key {self.key}" if self.key else self.certificate
+                raise KdnsError(f"the client certificate {files}: {error}") from error
         return context
 
 

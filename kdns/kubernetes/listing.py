@@ -37,8 +37,8 @@ class Listing:
         self.unseen = set(known)
         self.at_once = not self.unseen or not protected
         self._held: dict[str, _Held] = {}
-        # What of it could not be read.
-        self.poisoned: set[str] = set()
+        # What of it could not be read, and at which version.
+        self.poisoned: dict[str, Version] = {}
         # Whether anything was told, and whether that was all.
         self.begun = False
         self.ended = False
@@ -51,14 +51,14 @@ class Listing:
         self._versions[key] = version
         self.unseen.discard(key)
         self._held.pop(key, None)
-        self.poisoned.discard(key)
+        self.poisoned.pop(key, None)
         return True
 
-    def poison(self, key: str) -> None:
+    def poison(self, key: str, version: Version) -> None:
         """The list has this object, and it can't be read."""
         # What it said of it before was good, and stays.
         self.unseen.discard(key)
-        self.poisoned.add(key)
+        self.poisoned[key] = version
 
     def hold(self, key: str, object: Object) -> None:
         """Keep what the list says of an object for its end."""

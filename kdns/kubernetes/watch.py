@@ -2,7 +2,8 @@
 
 `Watch.run` lists, follows, resumes where it stopped, lists again only where the server has forgotten that place, and
 waits longer after each failure. What it tells are the events of `objects`; it holds no object, only the version of
-each, to tell what a second list changes. What versions mean is `progress`'s. Knows no DNS and no model.
+each, to tell what a second list changes. What versions mean is `progress`'s, how long to wait `waiting`'s. Knows no
+DNS and no model.
 Law: the API concepts of Kubernetes (resource versions, watch, streaming lists, bookmarks, 410 Gone).
 """
 
@@ -16,8 +17,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from random import Random
 from typing import Any
-
-import msgspec
 
 from kdns import metrics
 from kdns.kubernetes.changes import (
@@ -42,12 +41,13 @@ from kdns.kubernetes.changes import (
     parts_of,
     version_of,
 )
-from kdns.kubernetes.client import REPLY_SECONDS, SILENT, ApiError, Client, SilentError, Status
+from kdns.kubernetes.client import SILENT, ApiError, Client, SilentError, Status
 from kdns.kubernetes.listing import MOST_EVENTS, Listing, key_of_object
 from kdns.kubernetes.objects import UNREADABLE, Delete, Event, Object, Put
 from kdns.kubernetes.progress import Progress
 from kdns.kubernetes.resources import Resource, Scope
 from kdns.kubernetes.troubles import Troubles
+from kdns.kubernetes.waiting import Backoff, Timing
 from kdns.metrics import Metrics
 
 log = logging.getLogger("kdns.plugin.kubernetes")
@@ -67,24 +67,6 @@ ENDLESS = Status(0, "given up", "it did not end when it should have")
 MOST_NAMED = 1000
 
 
-class Timing(msgspec.Struct, frozen=True):
-    """How long is long; all in seconds."""
-
-    first_pause: float = 0.8
-    longest_pause: float = 30.0
-    # How long a watch lasts before it is begun anew.
-    watch: tuple[float, float] = (300.0, 600.0)
-    # Until a reply begins; and until a streaming list goes on.
-    reply: float = REPLY_SECONDS
-    silence: float = 10.0
-    # How long lists are read by pages where the server could not stream one.
-    pages: float = 3600.0
-    probe: float = 10.0
-    probe_reply: float = 4.0
-    audit: float = 240.0
-    second_look: float = 5.0
-
-
 class _NoListError(ApiError):
     """The server can't begin a watch with a list, or does not do it as it is written."""
 
@@ -97,25 +79,6 @@ class _StaleError(ApiError):
 
     def __init__(self, version: Version, floor: Version) -> None:
         super().__init__(Status(0, "stale", f"a list of version {version}, after {floor} was seen"))
-
-
-class Backoff:
-    """Pauses that double up to a longest one, each with as much again by chance (a herd must not come back at once)."""
-
-    def __init__(self, timing: Timing, random: Random) -> None:
-        self._timing = timing
-        self._random = random
-        self._pause = timing.first_pause
-
-    def reset(self) -> None:
-        """What came after the last pause went well for long enough."""
-        self._pause = self._timing.first_pause
-
-    def next(self) -> float:
-        """The pause to make now, in seconds."""
-        pause = self._pause
-        self._pause = min(pause * 2, self._timing.longest_pause)
-        return min(pause * (1 + self._random.random()), self._timing.longest_pause)
 
 
 class Watch:
@@ -147,8 +110,10 @@ class Watch:
         self.connected = False
         self.trouble = ""
         self.heard = clock()
-        # What could not be read, by key; an audit passes over it.
-        self.poisoned: set[str] = set()
+        # Whether a request has failed since the history was looked at: it may have been set back meanwhile.
+        self.interrupted = False
+        # What could not be read, by key, and at which version; an audit passes over that.
+        self.poisoned: dict[str, Version] = {}
         self._client = client
         self._tell = tell
         self._numbers = numbers
@@ -168,7 +133,6 @@ class Watch:
         # Until when lists are read by pages, and how many streaming ones have broken off in a row.
         self._paged_until = clock()
         self._broken_lists = 0
-        self._received = 0
         self._named = 0
 
     @property
@@ -184,17 +148,18 @@ class Watch:
     async def run(self) -> None:
         """Tell for ever; ends only by being cancelled."""
         while True:
-            received, self._opened = self._received, math.inf
+            before, self._opened = self.progress.resume, math.inf
             refusal: ApiError | None = None
             try:
                 await self._turn()
             except ApiError as error:
                 refusal = error
+                self.interrupted = True
             finally:
                 self.connected = False
             # A request that is never answered is no stream, however long that took.
             lived = max(0.0, self._clock() - self._opened)
-            await asyncio.sleep(self._pause(refusal, lived, self._received > received))
+            await asyncio.sleep(self._pause(refusal, lived, self.progress.resume != before))
 
     def drop(self, why: Status) -> None:
         """Give up the request that is under way, whose connection is not to be trusted any more, and make another."""
@@ -209,19 +174,22 @@ class Watch:
 
     # Failures
 
-    def _pause(self, refusal: ApiError | None, lived: float, received: bool) -> float:
+    def _pause(self, refusal: ApiError | None, lived: float, got_on: bool) -> float:
         """How long to wait before the next request."""
         if lived >= self._timing.longest_pause:
             self._backoff.reset()
+        a_moment = self._random.random() * min(0.2, self._timing.first_pause)
         if refusal is None:
-            # A watch ends by itself after some minutes. One that ends at once without a word is a failure like others.
-            return 0.0 if received or lived >= min(1.0, self._timing.first_pause) else self._backoff.next()
+            # A watch ends by itself after some minutes. One that ends at once and had nothing new is a failure.
+            if lived >= min(1.0, self._timing.first_pause):
+                return 0.0
+            return a_moment if got_on else self._backoff.next()
         self._note(refusal)
         self._draw_conclusions(refusal)
         if isinstance(refusal, _NoListError):
             return 0.0
         if refusal.status == 0 and self.progress.resume and lived >= LIVED_SECONDS:
-            return self._random.random() * min(0.2, self._timing.first_pause)
+            return a_moment
         return max(self._backoff.next(), min(refusal.retry_after or 0.0, LONGEST_RETRY_AFTER))
 
     def _draw_conclusions(self, refusal: ApiError) -> None:
@@ -409,9 +377,11 @@ class Watch:
         parameters = self.scope.parameters | {"limit": str(PAGE)}
         async with self._within_reason():
             page = await self._page(parameters | self._not_older(), listing)
+            # Should later pages be of later versions: what a watch tells twice does no harm, what it leaves out does.
+            version = version_of(page.metadata.resource_version)
             while page.metadata.continue_:
                 page = await self._page(parameters | {"continue": page.metadata.continue_}, listing)
-            await self._listed(listing, version_of(page.metadata.resource_version))
+            await self._listed(listing, version)
 
     async def _page(self, parameters: Mapping[str, str], listing: Listing) -> Page[Any]:
         path = self.resource.path(self.scope.namespace)
@@ -469,6 +439,7 @@ class Watch:
         self.poisoned = listing.poisoned
         self.progress.listed(version)
         self._broken_lists = 0
+        self.interrupted = False
         self._be_untroubled()
         self._be_synced()
 
@@ -522,6 +493,7 @@ class Watch:
                 keys.append(key)
         for key, version in gone:
             del self.known[key]
+            self.poisoned.pop(key, None)
             self.progress.taken_out(key, version)
             events.append(Delete(self.resource.kind, *parts_of(key)))
             keys.append(key)
@@ -552,22 +524,21 @@ class Watch:
     def _skip(self, metadata: Named, listing: Listing | None, why: str) -> None:
         """An object that we can't read: what we had of it stays as it was, and nobody else's suffers."""
         key, version = key_of(metadata.namespace, metadata.name), version_of(metadata.resource_version)
-        if key in self.known:
+        if key in self.known and not older(version, self.known[key]):
             self.known[key] = version
         if listing is not None:
-            listing.poison(key)
+            listing.poison(key, version)
         else:
             self.progress.bookmark(version)
         self._numbers.increase(metrics.KUBERNETES_SKIPPED, self.resource.kind)
         if key not in self.poisoned and self._named < MOST_NAMED:
             self._named += 1
             log.warning("%s %s is passed over: %s", self.resource.kind, key, why)
-        self.poisoned.add(key)
+        self.poisoned[key] = version
 
     def _put(self, object: Object, listing: Listing | None) -> Iterable[Event]:
         key, version = key_of_object(object), version_of(object.metadata.resource_version)
         held = self.known.get(key)
-        self._received += 1
         if listing is not None:
             late = not listing.names(key, version)
         else:
@@ -585,20 +556,19 @@ class Watch:
     def _know(self, object: Object) -> None:
         key = key_of_object(object)
         self.known[key] = version_of(object.metadata.resource_version)
-        self.poisoned.discard(key)
+        self.poisoned.pop(key, None)
         self._numbers.increase(metrics.KUBERNETES_EVENTS, self.resource.kind, "put")
 
     def _delete(self, metadata: Named, listing: Listing | None) -> Iterable[Event]:
         key, version = key_of(metadata.namespace, metadata.name), version_of(metadata.resource_version)
         if listing is not None:
-            listing.poisoned.discard(key)
+            listing.poisoned.pop(key, None)
             if not listing.at_once:
                 if listing.names(key, version) and key in self.known:
                     listing.unseen.add(key)
                 return ()
         self.progress.event(version)
-        self._received += 1
-        self.poisoned.discard(key)
+        self.poisoned.pop(key, None)
         held = self.known.get(key)
         if held is None or older(version, held):
             return ()

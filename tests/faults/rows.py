@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from kdns.kubernetes.watch import Timing
+from kdns.kubernetes.waiting import Timing
 from tests.faults.store import service
 from tests.faults.trial import FAST, Trial
 from tests.faults.wire import Request

@@ -200,7 +200,7 @@ async def test_w28_a_herd_comes_back_scattered_and_asks_no_more_than_it_needs(se
             await fake.accept()
 
             def begun() -> Counter[tuple[str, str]]:
-                lists = (each for each in fake.requests[told:] if each.resource and begins(each))
+                lists = (each for each in fake.requests[told:] if each.resource and begins(each) and not each.partial)
                 return Counter((each.token, each.resource) for each in lists)
 
             # One list of each kind where the history is gone, and none where it isn't. A watch that is being told that

@@ -95,6 +95,33 @@ async def test_w16_a_backup_that_was_restored_is_taken_over_whole(seed: int, new
 
 
 @row
+async def test_w16_a_watch_that_waits_for_a_future_that_is_no_more_is_found_before_the_next_audit(seed: int) -> None:
+    async with trial(seed) as it:
+        await it.churn(10)
+        kept = it.fake.store.number
+        await it.churn(40)
+        await it.in_step()
+        it.may_go_back = True
+        it.fake.store.restore(kept)
+        it.world.forget_places()
+        it.fake.cut()
+        await it.in_step(10)
+        assert it.relists("set_back") >= 1
+
+
+@row
+async def test_w16_an_interruption_alone_is_looked_into_once_and_lists_nothing(seed: int) -> None:
+    async with trial(seed) as it:
+        began = it.fake.requests[-1].time
+        it.fake.cut()
+        looks = lambda: [each for each in it.fake.asked("list", after=began) if each.partial]  # noqa: E731
+        await eventually(lambda: len(looks()) == 3)
+        await always(lambda: len(looks()) == 3, FAST.probe * 3)
+        assert {each.parameters["limit"] for each in looks()} == {"1"}
+        assert it.count("kdns_kubernetes_relists_total") == 0
+
+
+@row
 async def test_w16_a_backup_that_caught_up_with_the_numbers_seen_before(seed: int) -> None:
     # By the time that kdns looks, the counter has passed the place where it was.
     async with trial(seed, AUDITING) as it:

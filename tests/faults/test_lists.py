@@ -7,6 +7,7 @@ row says what goes wrong, and what is particular about its end.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 
 import msgspec
@@ -16,7 +17,7 @@ from tests.faults import faults, statuses
 from tests.faults.api import Event, error, expired
 from tests.faults.fake import Fault
 from tests.faults.patience import always, eventually
-from tests.faults.rows import RESOURCES, asked_version, beginnings, begins, bulk, each_kind
+from tests.faults.rows import RESOURCES, asked_version, beginnings, begins, bulk, each_kind, resumes
 from tests.faults.trial import FAST, row, trial
 from tests.faults.wire import End, Request
 
@@ -261,6 +262,28 @@ async def test_w06_pages(seed: int) -> None:
 
 
 # W23 · slow and broken lists
+
+
+@row
+async def test_w06_a_watch_begins_at_the_version_of_the_first_page(seed: int) -> None:
+    # By law all have the same one; whoever goes by a later one doesn't hear of what happened between two pages.
+    @faults.on_bytes
+    async def later(things: faults.Things) -> faults.Things:
+        head = True
+        async for thing in things:
+            assert isinstance(thing, bytes)
+            yield re.sub(rb'("resourceVersion":")\d+', rb"\g<1>999999", thing, count=1) if head else thing
+            head = False
+
+    async with trial(seed, started=False) as it:
+        bulk(it, 1200)
+        it.fake.on("watch", "", faults.no_watch_list(), times=None, where=begins)
+        it.fake.on("list", "services", later, times=None, where=lambda request: "continue" in request.parameters)
+        it.start()
+        await it.synced()
+        await eventually(lambda: [each for each in it.fake.asked("watch", "services") if resumes(each)])
+        await it.churn(30)
+        await it.in_step()
 
 
 @row

@@ -332,6 +332,43 @@ async def test_w26_an_object_that_goes_bad_keeps_its_last_good_state(seed: int) 
 
 
 @row
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("end", ["gone", "good"])
+async def test_w26_the_end_of_an_object_that_is_bad_is_found_by_an_audit(seed: int, known: bool, end: str) -> None:
+    async with trial(seed, AUDITING) as it:
+        store = it.fake.store
+        if known:
+            store.put("services", service("shop", "turn", "10.96.99.1"))
+            await it.in_step()
+        store.put("services", {"metadata": {"name": "turn", "namespace": "shop"}, "spec": "broken"})
+        await eventually(lambda: it.count("kdns_kubernetes_objects_skipped_total") >= 1)
+        it.fake.tamper("services", faults.lose())
+        if end == "good":
+            store.put("services", service("shop", "turn", "10.96.99.2"))
+            await eventually(lambda: it.ask(f"turn.shop.{SUFFIX}", "A")[1] == {"10.96.99.2"})
+        else:
+            store.delete("services", "shop", "turn")
+            await eventually(lambda: it.ask(f"turn.shop.{SUFFIX}", "A")[0] == "NXDOMAIN")
+
+
+@row
+async def test_w26_a_bad_version_that_is_told_late_changes_nothing(seed: int) -> None:
+    async with trial(seed, AUDITING) as it:
+        store = it.fake.store
+        store.put("services", {"metadata": {"name": "turn", "namespace": "shop"}, "spec": "broken"})
+        bad = store.objects["services"]["shop", "turn"]
+        store.put("services", service("shop", "turn", "10.96.99.1"))
+        await it.in_step()
+        it.fake.say("services", Event("MODIFIED", bad))
+        await eventually(lambda: it.count("kdns_kubernetes_objects_skipped_total") >= 2)
+        audits = lambda: len([each for each in it.fake.asked("list", "services") if each.partial])  # noqa: E731
+        before = audits()
+        await eventually(lambda: audits() >= before + 3)
+        await it.in_step()
+        assert it.count("kdns_kubernetes_drift_repaired_total") == 0
+
+
+@row
 async def test_w26_an_object_that_was_bad_once_is_audited_like_others(seed: int) -> None:
     async with trial(seed, AUDITING) as it:
         it.fake.store.put("services", {"metadata": {"name": "turn", "namespace": "shop"}, "spec": "broken"})

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import Sequence
 from itertools import pairwise
+from random import Random
 
 import pytest
 
+from kdns.kubernetes.api import ApiSource, Wanted
+from kdns.kubernetes.client import Client
+from kdns.kubernetes.credentials import at_endpoint
+from kdns.kubernetes.objects import Event
+from kdns.metrics import Metrics
 from tests.faults import faults
 from tests.faults.api import expired
-from tests.faults.fake import HOST
+from tests.faults.fake import HOST, api_server
 from tests.faults.patience import always, eventually
 from tests.faults.rows import RESOURCES, beginnings, begins
 from tests.faults.trial import FAST, row, trial
 from tests.faults.wire import Request
+from tests.faults.world import World
 
 # W11 · refusals
 
@@ -87,6 +96,25 @@ async def test_w11_an_outage_is_told_once_for_all_that_it_meets(seed: int, caplo
         # Each has failed, and is counted by itself.
         for kind in ("Namespace", "Service", "EndpointSlice"):
             assert it.count("kdns_kubernetes_failures_total", kind=kind) >= 2
+
+
+@row
+async def test_an_error_of_ours_is_told_ever_less_often_and_ends_nothing(
+    seed: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(events: Sequence[Event], live: bool) -> None:
+        raise RuntimeError("whatever is told")
+
+    async with api_server() as fake:
+        World(fake.store, Random(seed))
+        source = ApiSource(Client(at_endpoint(fake.url)), Wanted(), fail, Metrics(), FAST, Random(seed))
+        running = asyncio.create_task(source.run())
+        await asyncio.sleep(2.0)
+        assert not running.done()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    # Of each of three watches, after 0.02, 0.04, 0.08, 0.16 and then 0.3 s at least.
+    assert 3 * 4 <= len([each for each in caplog.records if "an error of kdns" in each.message]) <= 3 * 12
 
 
 # W24 · clocks

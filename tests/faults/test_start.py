@@ -47,6 +47,7 @@ class Server:
             f".:{self.port} {{\n bind {HOST}\n cache 30\n kubernetes cluster.local in-addr.arpa {{\n"
             f"  endpoint {fake.url}\n  {options}\n }}\n forward . {HOST}:{behind.upstream.port}\n}}\n"
         )
+        self.text = text
         configuration = build(corefile.parse(text, "Corefile"), Process(Metrics()))
         self.plugin = next(each for each in configuration.plugins if isinstance(each, Kubernetes))
         self.app = App(configuration)
@@ -260,6 +261,47 @@ async def test_w25_nothing_that_a_tenant_writes_keeps_the_snapshot_from_being_wr
         fake.refuse()
         async with serving(fake, behind, f"snapshot {file} 1s") as server:
             await is_right(server, world)
+
+
+@row
+async def test_w25_a_snapshot_that_another_process_has_written_is_written_again(seed: int, tmp_path: Path) -> None:
+    file = tmp_path / "state"
+    async with around(seed) as (fake, _, behind), serving(fake, behind, f"snapshot {file} 1s"):
+        await eventually(file.exists)
+        first = json.loads(file.read_bytes())
+        other = tmp_path / "other"
+        other.write_text('{"items": []}')
+        other.replace(file)
+        # Nothing of the cluster has changed.
+        await eventually(lambda: json.loads(file.read_bytes()) == first, SECONDS)
+
+
+@row
+async def test_w25_a_reload_waits_for_the_api_before_it_takes_answers_away(seed: int) -> None:
+    async with around(seed) as (fake, world, behind), serving(fake, behind) as server:
+        await eventually(server.plugin.ready, SECONDS)
+        fake.refuse()
+        before = server.app.configuration
+        text = server.text.replace("startup_timeout 200ms", "startup_timeout 0s\n ttl 60")
+
+        def replacing() -> asyncio.Task[None]:
+            changed = build(corefile.parse(text, "Corefile"), before.process, before.plugins)
+            return asyncio.create_task(server.app.replace(changed))
+
+        given_up = replacing()
+        await asyncio.sleep(0.3)
+        given_up.cancel()
+        await asyncio.gather(given_up, return_exceptions=True)
+        assert server.app.configuration is before
+        waiting = replacing()
+        for _ in range(10):
+            await asyncio.sleep(0.03)
+            await is_right(server, world)
+        assert not waiting.done()
+        await fake.accept()
+        await waiting
+        await is_right(server, world)
+        assert (await server.ask(WEB)).answer[0].ttl == 60
 
 
 @row

@@ -13,9 +13,9 @@ import msgspec
 import pytest
 
 from kdns.kubernetes import watch
-from kdns.kubernetes.watch import Timing
+from kdns.kubernetes.waiting import Timing
 from tests.faults import faults
-from tests.faults.api import expired
+from tests.faults.api import Event, expired
 from tests.faults.patience import always, eventually
 from tests.faults.rows import RESOURCES, beginnings, begins, resumes, with_watches_of
 from tests.faults.store import Store, service
@@ -294,6 +294,25 @@ async def test_w10_a_list_that_never_begins(seed: int) -> None:
 
 
 # W29 · watches that are closed at once
+
+
+@row
+async def test_w29_a_watch_that_tells_what_is_known_and_ends_is_a_failure(seed: int) -> None:
+    async with trial(seed) as it:
+        known = next(iter(it.fake.store.objects["services"].values()))
+
+        @faults.on_events
+        async def again(parts: faults.Parts) -> faults.Parts:
+            yield Event("MODIFIED", known)
+
+        began = it.fake.requests[-1].time
+        it.fake.on("watch", "services", again, times=None, where=resumes)
+        it.fake.cut()
+        await always(lambda: it.ask(WEB, "A")[1], 2.0)
+        assert len(it.fake.asked("watch", "services", began)) <= 14
+        it.fake.heal()
+        await it.churn(10)
+        await it.in_step()
 
 
 @row

@@ -44,7 +44,7 @@ from kdns.kubernetes.client import Client
 from kdns.kubernetes.cluster import Cluster, Port
 from kdns.kubernetes.credentials import Source, at_endpoint
 from kdns.kubernetes.objects import EndpointSlice, Event, Namespace, Pod, Put, Service, Synced
-from kdns.kubernetes.watch import Timing
+from kdns.kubernetes.waiting import Timing
 from kdns.metrics import Metrics
 from kdns.plugins.kubernetes import Kubernetes
 from kdns.responder import Responder
@@ -240,7 +240,7 @@ class Trial:
                 if scope.namespace in ("", key[0]) and scope.name in ("", key[1])
             }
             held = {key: str(version) for key, version in watch.known.items()}
-            for key in (true.keys() | held.keys()) - watch.poisoned:
+            for key in (true.keys() | held.keys()) - watch.poisoned.keys():
                 if true.get(key) != held.get(key):
                     found[f"{watch.label} {key}"] = (true.get(key), held.get(key))
         return found

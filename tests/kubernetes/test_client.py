@@ -8,8 +8,10 @@ import json
 import os
 import re
 import stat
+import subprocess
 import sys
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import msgspec
@@ -18,6 +20,7 @@ import pytest
 from kdns.errors import KdnsError
 from kdns.kubernetes.client import Client
 from kdns.kubernetes.credentials import Credentials, at_endpoint, from_kubeconfig
+from tests import needs
 from tests.cluster.authority import Authority
 from tests.faults.fake import Fake, api_server
 from tests.faults.wire import Reply, Request
@@ -184,6 +187,51 @@ def test_what_is_no_kubeconfig_is_told_by_its_name(tmp_path: Path, content: str)
     path.write_text(content)
     with pytest.raises(KdnsError, match=f"kubeconfig {path}: "):
         read(path)
+
+
+@pytest.mark.parametrize("wrong", ["client.crt", "client.key"])
+@pytest.mark.parametrize("content", ["", "none", "encrypted"])
+def test_a_certificate_or_key_that_cannot_be_used_is_told_by_its_name(folder: Path, wrong: str, content: str) -> None:
+    (found,) = read(folder / "kubeconfig")
+    if content == "none":
+        (folder / wrong).unlink()
+    elif content == "encrypted":
+        # What is asked for at a terminal holds up everything.
+        made = ["-in", folder / "client.key", "-aes256", "-passout", "pass:secret", "-out", folder / wrong]
+        subprocess.run([needs.command("openssl"), "ec", *map(str, made)], check=True, capture_output=True)
+    else:
+        (folder / wrong).write_text(content)
+    files = f"{folder}/client.crt with its key {folder}/client.key"
+    with pytest.raises(KdnsError, match=f"^the client certificate {files}: "):
+        found.tls()
+
+
+def test_an_authority_that_is_none_is_told_as_such() -> None:
+    with pytest.raises(KdnsError, match=r"^the API server's CA: "):
+        Credentials(SERVER, ca=b"rubbish").tls()
+
+
+def test_credentials_that_can_not_be_read_again_are_told_once_until_they_can(caplog: pytest.LogCaptureFixture) -> None:
+    async def whole() -> None:
+        times = count(0, 60)
+        there = iter([True, False, False, True, False, False])
+        async with api_server() as fake:
+
+            async def source(refused: bool) -> Credentials:
+                if not next(there):
+                    raise OSError("the token is gone")
+                return Credentials(fake.url)
+
+            # Whenever it looks at the clock it is time to read them again.
+            client = Client(source, lambda: next(times))
+            for _ in range(6):
+                await client.get("/version", {})
+            await client.close()
+        assert list(there) == []
+
+    asyncio.run(whole())
+    text = "the credentials for the API could not be read again: the token is gone"
+    assert [record.getMessage() for record in caplog.records] == [text, text]
 
 
 # What the server sees

@@ -25,8 +25,8 @@ def test_only_where_nothing_is_known_is_there_nothing_to_hold_back() -> None:
 def test_what_it_has_not_named_is_unseen() -> None:
     listing = Listing(["shop/web", "shop/db", "shop/bad"])
     listing.names("shop/web", 7)
-    listing.poison("shop/bad")
-    assert (listing.unseen, listing.poisoned) == ({"shop/db"}, {"shop/bad"})
+    listing.poison("shop/bad", 7)
+    assert (listing.unseen, listing.poisoned) == ({"shop/db"}, {"shop/bad": 7})
 
 
 def test_the_newest_version_of_an_object_counts_in_whatever_order_they_come() -> None:
@@ -43,11 +43,11 @@ def test_an_object_that_could_be_read_first_and_not_later_keeps_what_was_read() 
     good = Service(Metadata(name="web", namespace="shop"))
     listing.names("shop/web", 7)
     listing.hold("shop/web", good)
-    listing.poison("shop/web")
+    listing.poison("shop/web", 8)
     assert held(listing) == [[good]]
     # And one that can be read again is no longer poisoned.
     listing.names("shop/web", 9)
-    assert listing.poisoned == set()
+    assert listing.poisoned == {}
 
 
 def test_the_slices_of_a_service_are_never_apart() -> None:
