@@ -26,6 +26,8 @@ Labels = tuple[str, ...]
 
 TIME_BUCKETS = tuple(0.00025 * 2**power for power in range(16))
 SLIM_BUCKETS = (0.00025, 0.0025, 0.025, 0.25, 2.5)
+# What client libraries of Prometheus take unless told otherwise.
+DEFAULT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 PROGRAMMING_BUCKETS = tuple(0.001 * 2**power for power in range(20))
 SIZE_BUCKETS = (0, 100, 200, 300, 400, 511, 1023, 2047, 4095, 8291, 16000, 32000, 48000, 64000)
 
@@ -184,6 +186,11 @@ SEARCH_PATH_SAVED = _counter("kdns_search_path_ndots_savings_total",
                              "Those of them that clients with `ndots:2` would not have sent first.", "namespace")
 KUBERNETES_PROGRAMMING = _histogram("coredns_kubernetes_dns_programming_duration_seconds", PROGRAMMING_BUCKETS,
                                     "Time from a change of pods to the answers that show it.", "service_kind")
+REST_REQUESTS = _counter("coredns_kubernetes_rest_client_requests_total",
+                         "Requests to the API, by HTTP status; `<error>` is for those without a reply.",
+                         "code", "method", "host")
+REST_SECONDS = _histogram("coredns_kubernetes_rest_client_request_duration_seconds", DEFAULT_BUCKETS,
+                          "Time from a request to the API to the beginning of its reply.", "verb", "host")
 KUBERNETES_SYNCED = _gauge("kdns_kubernetes_synced", "1 once all that the API has was read, else 0.", several=min)
 KUBERNETES_CONNECTED = _gauge("kdns_kubernetes_connected", "1 while every watch of the API is open, else 0.",
                               several=min)

@@ -15,13 +15,16 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
 
+from kdns import metrics
 from kdns.errors import KdnsError, PeerError
 from kdns.kubernetes.credentials import Credentials, Source
 from kdns.kubernetes.objects import UNREADABLE
+from kdns.metrics import Metrics
 
 log = logging.getLogger("kdns.plugin.kubernetes")
 
@@ -138,9 +141,12 @@ class Client:
     That isn't the server's silence either: all the times that a request may take begin when it is sent.
     """
 
-    def __init__(self, source: Source, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, source: Source, clock: Callable[[], float] = time.monotonic, numbers: Metrics | None = None
+    ) -> None:
         self._source = source
         self._clock = clock
+        self._numbers = numbers
         self._credentials: Credentials | None = None
         self._session: _Session | None = None
         # Their TLS context is no longer right, but streams go on until they end by themselves.
@@ -225,11 +231,12 @@ class Client:
         accept: str,
         seconds: float,
     ) -> aiohttp.ClientResponse:
-        """Send a request. Returns the reply that was asked for, whose body is yet to come; raises ApiError."""
+        """Send a request, and count it. Returns the reply that was asked for, its body yet to come; raises ApiError."""
         # Compressed, a list of 20 MB would cost both ends half a second to spare a fast network.
         headers = {"Accept": accept, "Accept-Encoding": "identity", **credentials.headers}
         if credentials.token:
             headers["Authorization"] = f"Bearer {credentials.token}"
+        started, code = time.perf_counter(), "<error>"
         try:
             async with asyncio.timeout(seconds):
                 response = await session.http.get(
@@ -241,11 +248,17 @@ class Client:
                     server_hostname=credentials.server_name or None,
                     proxy=credentials.proxy or None,
                 )
+            code = str(response.status)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             # A CA or certificate may have been replaced since it was read.
             if isinstance(error, _TLS_ERRORS) or isinstance(error.__cause__, ssl.SSLError):
                 self._are_refused(credentials)
             raise unreachable(error) from error
+        finally:
+            if self._numbers is not None:
+                host = urlsplit(credentials.server).netloc
+                self._numbers.increase(metrics.REST_REQUESTS, code, "GET", host)
+                self._numbers.observe(metrics.REST_SECONDS, time.perf_counter() - started, "GET", host)
         if response.status == 200 and response.content_type == JSON:
             return response
         if response.status == 401:

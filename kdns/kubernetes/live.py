@@ -311,7 +311,7 @@ def open_source(server: Server, wanted: Wanted, tell: Tell, numbers: Metrics) ->
         credentials = at_endpoint(server.endpoint, server.certificate, server.key, server.ca)
     else:
         credentials = in_cluster()
-    return ApiSource(Client(credentials), wanted, tell, numbers)
+    return ApiSource(Client(credentials, numbers=numbers), wanted, tell, numbers)
 
 
 async def read_once(server: Server, seconds: float, wanted: Wanted = Wanted(pods=True)) -> list[Object]:  # noqa: B008

@@ -481,20 +481,19 @@ class Kubernetes(Plugin):
         """
         changed = set()
         for event in events:
-            # What a snapshot has was seen through the same filter; the labels that it goes by are not kept.
-            restoring = self.live is not None and self.live.restoring
-            seen = event if restoring else self._visible.see(event)
-            if seen is None:
-                continue
             try:
+                # What a snapshot has was seen through the same filter; the labels that it goes by are not kept.
+                restoring = self.live is not None and self.live.restoring
+                seen = event if restoring else self._visible.see(event)
+                if seen is None:
+                    continue
                 changed |= self.cluster.apply(seen)
+                if self.live is not None:
+                    self._doubt(seen)
             except Exception:
                 # One tenant's object must not cost the others theirs.
                 log.exception("an object could not be taken in: %s", event)
                 self._process.metrics.increase(metrics.KUBERNETES_SKIPPED, "model")
-                continue
-            if self.live is not None:
-                self._doubt(seen)
         if changed:
             self._process.forget(changed)
         if self.live is not None:

@@ -64,6 +64,11 @@ async def test_w11_a_list_that_is_refused_is_asked_for_again(seed: int, refusal:
         await it.churn(20)
         await it.in_step()
         assert rule.met == 9
+        requests, labels = "coredns_kubernetes_rest_client_requests_total", {"method": "GET", "host": it.fake.url[7:]}
+        assert it.count(requests, code=refusal[:3], **labels) == 9
+        assert it.count(requests, code="200", **labels) >= 2 * len(RESOURCES)
+        timed = it.count("coredns_kubernetes_rest_client_request_duration_seconds_count", verb="GET")
+        assert timed == it.count(requests)
 
 
 @row
@@ -73,6 +78,7 @@ async def test_w11_a_server_that_refuses_connections_is_tried_ever_less_often(se
         await it.churn(30, a_second=50)
         it.look_at_all()
         await always(lambda: not it.source.connected, 0.5)
+        assert it.count("coredns_kubernetes_rest_client_requests_total", code="<error>") > 0
         await it.fake.accept()
         began = it.fake.requests[-1].time
         await it.in_step()

@@ -129,7 +129,7 @@ class Trial:
         self.process = configuration.process
         self.responder = Responder(configuration.listeners[0].sites, self.process, self.process.metrics)
         self.plugin = next(each for each in configuration.plugins if isinstance(each, Kubernetes))
-        client = Client(credentials or at_endpoint(fake.url), credential_clock)
+        client = Client(credentials or at_endpoint(fake.url), credential_clock, self.process.metrics)
         self.source = ApiSource(
             client, self.wanted, self._tell, self.process.metrics, timing, Random(self.random.random())
         )
