@@ -58,10 +58,15 @@ T = TypeVar("T")
 
 
 class Upstream(msgspec.Struct, forbid_unknown_fields=True):
-    """A server behind kdns: its records, and the names for which it fails."""
+    """A server behind kdns: its records, and the names for which it fails.
+
+    Of `large` names no record comes over UDP, with TC; of `endless` ones a part comes, with TC, over TCP too.
+    """
 
     records: list[str] = []
     servfail: list[str] = []
+    large: list[str] = []
+    endless: list[str] = []
 
 
 class Row(msgspec.Struct, forbid_unknown_fields=True):
@@ -176,23 +181,24 @@ class _Fake(asyncio.DatagramProtocol):
     def __init__(self, upstream: Upstream) -> None:
         self._records = [line.split(maxsplit=4) for line in upstream.records]
         self._failing = upstream.servfail
+        self._large, self._endless = upstream.large, upstream.endless
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
-        self._transport.sendto(self._reply(data), addr)  # type: ignore[attr-defined]
+        self._transport.sendto(self._reply(data, "udp"), addr)  # type: ignore[attr-defined]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while True:
                 (size,) = struct.unpack("!H", await reader.readexactly(2))
-                reply = self._reply(await reader.readexactly(size))
+                reply = self._reply(await reader.readexactly(size), "tcp")
                 writer.write(struct.pack("!H", len(reply)) + reply)
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
 
-    def _reply(self, packet: bytes) -> bytes:
+    def _reply(self, packet: bytes, transport: str) -> bytes:
         query = dns.message.from_wire(packet)
         name, rtype = query.question[0].name.to_text().lower(), dns.rdatatype.to_text(query.question[0].rdtype)
         reply = dns.message.make_response(query, recursion_available=True)
@@ -204,6 +210,11 @@ class _Fake(asyncio.DatagramProtocol):
             reply.set_rcode(dns.rcode.SERVFAIL)
         elif not at_name:
             reply.set_rcode(dns.rcode.NXDOMAIN)
+        if name in self._large and transport == "udp":
+            reply.answer.clear()
+            reply.flags |= dns.flags.TC
+        if name in self._endless:
+            reply.flags |= dns.flags.TC
         return reply.to_wire()
 
 

@@ -6,7 +6,7 @@ Law: docs/plugins/acl.md; the extended errors are those of RFC 8914 ยง4.16 and ย
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import Annotated, Any, ClassVar
 
 import msgspec
@@ -112,6 +112,10 @@ class Acl(Plugin):
         """Each use is a rule of its own."""
         found = parse_each(AclOptions, directives, problems)
         return found if len(found) == len(directives) else None
+
+    def notices(self) -> Iterable[str]:
+        if any(policy.action in ("block", "filter") for _, policies in self._rules for policy in policies):
+            yield "a query without EDNS gets no extended error"
 
     def handle(self, request: Request, next: Next) -> Coroutine[Any, Any, Answer]:
         """Decide before anything else is done for the client."""

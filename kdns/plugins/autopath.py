@@ -99,6 +99,8 @@ class Autopath(Plugin):
         self._kubernetes = kubernetes_of(block, f"autopath {KUBERNETES}")
 
     def notices(self) -> Iterable[str]:
+        if self._of_client:
+            yield "no list for pods in the network of their node, nor where pods of two namespaces have one address"
         if self._of_client and self._kubernetes is not None and self._kubernetes.view.pods != "verified":
             yield "works without `pods verified`, and watches the pods"
 

@@ -6,7 +6,7 @@ Law: docs/plugins/chaos.md.
 from __future__ import annotations
 
 import socket
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from random import Random
 from typing import Annotated, Any, ClassVar
 
@@ -52,9 +52,23 @@ class Chaos(Plugin):
 
     def __init__(self, options: ChaosOptions, block: Block) -> None:
         self._authors = [author.encode() for author in options.authors]
+        own = ChaosOptions()
+        # Those that say something else here than in CoreDNS, which has its own version and authors.
+        self._differing = [*(_VERSION if options.version == own.version else ())]
+        self._differing += [_AUTHORS] if options.authors == own.authors else []
+        self._zones = block.zones
         self._random = Random()
         host = socket.gethostname().encode()[:LONGEST_STRING]
         self._texts = dict.fromkeys(_VERSION, options.version.encode()) | dict.fromkeys(_HOST, host)
+
+    def notices(self) -> Iterable[str]:
+        """What is asked of this block and answered otherwise; a zone may be one of the names itself."""
+        differing = [name for name in self._differing if any(name.endswith(zone) for zone in self._zones)]
+        if differing:
+            told = ", ".join(f"`{names.to_text(name).removesuffix('.')}`" for name in differing)
+            yield f"kdns's own texts at {told}, unless VERSION and AUTHORS are given"
+        if any(zone not in (*_VERSION, *_HOST, _AUTHORS) for zone in self._zones):
+            yield "other names and types of class CH are REFUSED, and no other directive is asked"
 
     def handle(self, request: Request, next: Next) -> Coroutine[Any, Any, Answer]:
         """Class IN is for the others, and CH is nobody else's."""

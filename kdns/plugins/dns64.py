@@ -56,6 +56,14 @@ class Dns64(Plugin):
         self._for_ipv4 = options.allow_ipv4
         self._block = block
 
+    def notices(self) -> tuple[str, ...]:
+        """What no option changes."""
+        return (
+            "SERVFAIL where the question for A fails",
+            "a client that sets DO and CD gets nothing translated",
+            "AA is that of the answer that is translated",
+        )
+
     def handle(self, request: Request, next: Next) -> Coroutine[Any, Any, Answer]:
         """Only questions for AAAA are looked at, of clients that have a use for it."""
         query = request.query

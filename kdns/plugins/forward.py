@@ -16,7 +16,7 @@ import msgspec
 from kdns.addresses import is_address
 from kdns.chain import Answer, Block, Next, Plugin, Request, failure
 from kdns.corefile import Directive, Token, read_regular
-from kdns.errors import ConfigError, Problem
+from kdns.errors import ConfigError, Problem, note
 from kdns.metrics import FORWARD_REJECTED, Metrics
 from kdns.options import (
     Fault,
@@ -319,7 +319,7 @@ class Forward(Plugin):
 
 
 def _doubts(directive: Directive, options: ForwardOptions) -> Iterator[Problem]:
-    """Options that change nothing; CoreDNS is silent about them."""
+    """Options that change nothing, of which CoreDNS is silent, and upstreams whose certificate must be another here."""
     idle: dict[str, str] = {}
     if not any(each.tls for each in options.to):
         idle |= dict.fromkeys(("tls", "tls_servername"), "it is for upstreams with `tls://` or `https://` before them")
@@ -335,6 +335,12 @@ def _doubts(directive: Directive, options: ForwardOptions) -> Iterator[Problem]:
         if line.name.text in idle:
             message = f"`{line.name.text}` has no effect"
             yield Problem(message, line.name.place(), hint=idle[line.name.text], warning=True)
+    for token in directive.args[1:]:
+        # With `tls_servername` or a name of its own it is for that one, here and there.
+        if "://" not in token.text or "%" in token.text or options.tls_servername:
+            continue
+        if any(each.tls and not is_address(each.host) for each in read_upstreams([token])):
+            yield note("TO of `forward`: the certificate has to be for the name, not for its address", token.place())
 
 
 class _Line:

@@ -16,7 +16,8 @@ import msgspec
 
 from kdns import metrics
 from kdns.addresses import pack_address
-from kdns.chain import Answer, Block, Next, Plugin, Request, Tag, failure
+from kdns.answers import Tag
+from kdns.chain import Answer, Block, Next, Plugin, Request, failure
 from kdns.corefile import Directive, Token
 from kdns.errors import Problem, nearest
 from kdns.kubernetes.schema import reverse_name

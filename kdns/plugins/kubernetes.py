@@ -21,7 +21,7 @@ import msgspec
 from kdns import metrics
 from kdns.addresses import pack_address
 from kdns.chain import Answer, Block, Next, Plugin, Request, failure
-from kdns.corefile import Token
+from kdns.corefile import Directive, Token
 from kdns.errors import ConfigError, KdnsError, Problem, draw
 from kdns.kubernetes import inventory
 from kdns.kubernetes.clients import Clients
@@ -44,6 +44,7 @@ from kdns.options import (
     number,
     once,
     parse_duration,
+    parse_options,
     repeatable,
     selector,
     spell_duration,
@@ -55,6 +56,7 @@ from kdns.options import (
     zones,
 )
 from kdns.wire import names
+from kdns.wire.query import AA, TC
 from kdns.wire.records import Rcode, Record, Type, rcode_to_text
 from kdns.wire.reply import limit_bytes
 
@@ -75,6 +77,7 @@ STALE_TTL = 5
 LONGEST_CHAIN = 8
 
 _NO_FORWARD_ZONE = "a zone that is no reverse zone is needed: names point into it"
+_ONE_SERVER = "as in CoreDNS: put a load balancer before several servers"
 _FEW = "kdns asks the API a few long questions and no more"
 
 
@@ -112,7 +115,12 @@ class KubernetesOptions(
         "names such as `10-1-0-7.shop.pod`: none, any address, or only those of pods of the namespace",
         differs("every address of a pod has its name, not only the first", lambda pods: pods == "verified"),
     ] = "disabled"
-    endpoint_pod_names: Annotated[bool, flag(), "an endpoint without a hostname is named as its pod"] = False
+    endpoint_pod_names: Annotated[
+        bool,
+        flag(),
+        "an endpoint without a hostname is named as its pod",
+        differs("an endpoint of a pod whose name has a dot is named by its address"),
+    ] = False
     namespaces: Annotated[tuple[str, ...], words("NAMESPACE..."), "only these namespaces exist"] = ()
     namespace_labels: Annotated[
         Selector | None,
@@ -141,7 +149,9 @@ class KubernetesOptions(
     kubeconfig: Annotated[
         tuple[str, ...], words("FILE [CONTEXT]", at_most=2), "whom to ask as whom, instead of as a pod does"
     ] = ()
-    endpoint: Annotated[str, word("URL"), "the API server"] = ""
+    endpoint: Annotated[
+        str, custom(lambda tokens: tokens[0].text, "URL...", "a URL", most=None), "the API server; the first one counts"
+    ] = ""
     tls: Annotated[
         tuple[str, ...], words("CERT KEY CA", at_least=3, at_most=3), "with `endpoint`: certificate, its key, CA"
     ] = ()
@@ -229,6 +239,14 @@ class Kubernetes(Plugin):
         self.loaded: inventory.Report | None = None
         self.live: Live | None = None if options.inventory else self._make_live()
 
+    @classmethod
+    def read(cls, directives: Sequence[Directive], problems: list[Problem]) -> KubernetesOptions | None:
+        for line in (line for directive in directives for line in directive.body or ()):
+            if line.name.text == "endpoint" and len(line.args) > 1:
+                message = "`endpoint`: the first URL is used, and the others aren't"
+                problems.append(Problem(message, line.args[1].place(), hint=_ONE_SERVER, warning=True))
+        return parse_options(cls.options, directives, problems)
+
     def join(self, block: Block) -> None:
         """Know the pods as clients where somebody in this block wants to, though nobody in the first one did."""
         if block.locates_clients and self.cluster.clients is None:
@@ -253,12 +271,12 @@ class Kubernetes(Plugin):
         options = LiveOptions(
             Server(kubeconfig, context, given.endpoint, certificate, key, ca),
             wanted,
-            given.endpoint_pod_names,
-            self.cluster.clients is not None,
-            given.startup_timeout,
-            given.snapshot.path,
-            given.snapshot.interval,
-            given.ready_on_snapshot,
+            endpoint_pod_names=given.endpoint_pod_names,
+            locates_clients=self.cluster.clients is not None,
+            startup_timeout=given.startup_timeout,
+            snapshot=given.snapshot.path,
+            snapshot_interval=given.snapshot.interval,
+            ready_on_snapshot=given.ready_on_snapshot,
         )
         return Live(options, self.cluster, self.apply, self._process.metrics, self._process.clock)
 
@@ -307,16 +325,16 @@ class Kubernetes(Plugin):
         )
         return InventoryOptions(self._options.service_cidr, chosen)
 
+    @property
+    def stale(self) -> bool:
+        """Whether it answers from a snapshot."""
+        return self.live is not None and self.live.stale
+
     # For who finds names by where their clients stand
 
     def namespace_at(self, address: bytes) -> bytes | None:
         """The namespace of the pod whose packed address this is; None where it is no pod's, empty where several's."""
         return None if self.cluster.clients is None else self.cluster.clients.namespace_at(address)
-
-    @property
-    def stale(self) -> bool:
-        """Whether it answers from a snapshot."""
-        return self.live is not None and self.live.stale
 
     def has_zone(self, labels: list[bytes]) -> bool:
         """Whether a name is in one of the zones."""
@@ -442,7 +460,7 @@ class Kubernetes(Plugin):
             error = answer.error or (OTHER, f"the alias leads to a name that is answered with {code}")
             cause = answer.cause or f"{names.to_text(target)}, where the alias leads: {code} of `{answer.plugin}`"
             return failure(cause, self.name, error)
-        whole, flags = [*chain, *answer.answer], 0x0400 | answer.flags & 0x0200
+        whole, flags = [*chain, *answer.answer], AA | answer.flags & TC
         if self.view.rfc_cname:
             return Answer(answer.rcode, whole, answer.authority, flags=flags, plugin=self.name)
         return Answer(answer=whole, flags=flags, plugin=self.name)
@@ -474,10 +492,10 @@ class Kubernetes(Plugin):
                 else:
                     self._report(change)
 
-    def apply(self, events: Iterable[Event], live: bool = False) -> None:
+    def apply(self, events: Iterable[Event], just_happened: bool = False) -> None:
         """Take in events of the source, and let the answers go that depend on what they change.
 
-        `live` events have just happened: from the change of the pods that caused them to here is what it took.
+        What has `just_happened` is measured: from the change of the pods that caused it to here is what it took.
         """
         changed = set()
         for event in events:
@@ -497,8 +515,9 @@ class Kubernetes(Plugin):
         if changed:
             self._process.forget(changed)
         if self.live is not None:
+            # The source becomes stale, or is so no more, only right before a call of this.
             self.view.ttl = min(self._options.ttl, STALE_TTL) if self.live.stale else self._options.ttl
-            if live:
+            if just_happened:
                 self._measure(events)
 
     def _doubt(self, event: Event) -> None:

@@ -38,6 +38,10 @@ class Local(Plugin):
         self._metrics = block.process.metrics
         self._takes_prefix = options.localhost_prefix == "on"
 
+    def notices(self) -> tuple[str, ...]:
+        """RFC 8020, which CoreDNS doesn't heed here."""
+        return ("`0.0.127.in-addr.arpa` and `0.127.in-addr.arpa` exist, without data",)
+
     def handle(self, request: Request, next: Next) -> Coroutine[Any, Any, Answer]:
         """All other names are the next plugin's; no coroutine of its own for them."""
         labels = request.query.labels

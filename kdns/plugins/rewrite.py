@@ -344,6 +344,7 @@ class Rewrite(Plugin):
     def __init__(self, options: Sequence[RewriteOptions], block: Block) -> None:
         self._block = block
         self._rules = [(each.rule.rule.apply, each.rule.stop) for each in options]
+        self._tells_of_client = any(_tells_of_client(each.rule.rule) for each in options)
         own = [each.rule.rule.before for each in options if isinstance(each.rule.rule, ClassRule)]
         # Questions of these classes get here only where a rule wants them.
         self.classes = (CLASS_IN, *own)  # type: ignore[misc]
@@ -363,6 +364,10 @@ class Rewrite(Plugin):
                 hint = "`rewrite continue` goes on with them"
                 problems.append(Problem(message, directive.name.place(), hint=hint, warning=True))
         return read
+
+    def notices(self) -> Iterator[str]:
+        if self._tells_of_client and any(plugin.name == "cache" for plugin in self._block.plugins):
+            yield "`cache` keeps a reply for questions with the same EDNS options only"
 
     async def handle(self, request: Request, next: Next) -> Answer:
         query = asked = request.query
@@ -411,6 +416,11 @@ def _doubts(directive: Directive, written: Written) -> Iterator[Problem]:
     elif isinstance(rule, EdnsRule) and all(word.text != "revert" for word in directive.args):
         message = "`edns0`: upstreams are sent the option, and the reply doesn't have it"
         yield note(message, _word(directive, "edns0").place(), "with `revert` it is the same in CoreDNS")
+    if isinstance(rule, EdnsRule) and rule.action == "append":
+        yield note("`append`: an option that is there already isn't added again", _word(directive, "append").place())
+    if isinstance(rule, AliasRule):
+        message = "`cname`: where the target of the alias fails, the answer is SERVFAIL, and not the alias alone"
+        yield note(message, _word(directive, "cname").place())
     if isinstance(rule, AnswerRule) and isinstance(rule.revert, Code):
         message = "`rcode`: the code is replaced in answers without records, too"
         yield note(message, _word(directive, "rcode").place())
@@ -418,6 +428,14 @@ def _doubts(directive: Directive, written: Written) -> Iterator[Problem]:
         message = "answers have the rewritten name, and clients may refuse them"
         hint = "`answer auto` at the end turns it back"
         yield Problem(message, _word(directive, "name").place(), hint=hint, warning=True)
+
+
+def _tells_of_client(rule: Rule) -> bool:
+    """Whether upstreams are sent an option that one question has with several values."""
+    of_question = (VARIABLES["{qname}"], VARIABLES["{qtype}"])
+    if not isinstance(rule, EdnsRule) or rule.action == "unset" or rule.data in of_question:
+        return False
+    return rule.data in VARIABLES.values() or isinstance(rule.data, functools.partial)
 
 
 def _concerns_all(rule: Rule) -> bool:

@@ -32,8 +32,8 @@ _SOME_POD = b"?"
 _UNKNOWN_POD = (14, "the pod that asks isn't known yet")
 
 
-class Standing(msgspec.Struct, frozen=True):
-    """The namespace in which the clients of a network stand."""
+class ClientNetwork(msgspec.Struct, frozen=True):
+    """A network, and the namespace in which its clients stand."""
 
     network: Network
     namespace: str
@@ -58,14 +58,14 @@ def _read_namespace(token: Token) -> str:
     return token.text
 
 
-def _read_clients(tokens: Sequence[Token]) -> tuple[Standing, ...]:
+def _read_clients(tokens: Sequence[Token]) -> tuple[ClientNetwork, ...]:
     namespace = _read_namespace(tokens[-1])
-    return tuple(Standing(_read_network(token), namespace) for token in tokens[:-1])
+    return tuple(ClientNetwork(_read_network(token), namespace) for token in tokens[:-1])
 
 
 class SearchOptions(Options, directive="search", once=True):
     client: Annotated[
-        tuple[Standing, ...],
+        tuple[ClientNetwork, ...],
         custom(_read_clients, "CIDR... NAMESPACE", "networks, then a namespace", least=2, most=None),
         repeatable,
         "where the clients of these networks stand, if they are no pods that are known",

@@ -6,6 +6,7 @@ directive answers. Law: docs/plugins/template.md, which is CoreDNS's.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
@@ -14,7 +15,7 @@ import msgspec
 from kdns import metrics
 from kdns.chain import Answer, Block, Next, Plugin, Request, failure
 from kdns.corefile import Directive, Token
-from kdns.errors import Problem, nearest
+from kdns.errors import Problem, nearest, note
 from kdns.gotemplate import (
     ExecutionError,
     Fields,
@@ -60,6 +61,10 @@ from kdns.wire.records import (
 
 _CLASSES = {"IN": CLASS_IN, "CH": CLASS_CH, "HS": 4, "ANY": CLASS_ANY}
 SECTIONS = ("answer", "additional", "authority")
+_ALIAS_FAILS = "`answer`: where the target of the alias fails, the answer is SERVFAIL, and not the alias alone"
+# In the text of a template: what decides or repeats, and what stands for a text.
+_CONTROL = re.compile(r"\{\{-?\s*(?:if|else|end|range|with)\b.*?\}\}", re.DOTALL)
+_ACTION = re.compile(r"\{\{.*?\}\}", re.DOTALL)
 
 _QUESTION: Shape = {"Name": {}, "Qtype": {}, "Qclass": {}}
 _HEADER: Shape = {
@@ -186,6 +191,22 @@ def _read_extended(tokens: Sequence[Token]) -> Extended:
     return Extended(int(text), tokens[1].text if len(tokens) > 1 else "")
 
 
+def _aliases(directive: Directive) -> list[Directive]:
+    """The lines of one use whose records are aliases, as far as the templates show it."""
+    return [
+        line
+        for line in directive.body or ()
+        if line.name.text == "answer" and any(_is_alias(token.text) for token in line.args)
+    ]
+
+
+def _is_alias(text: str) -> bool:
+    # Behind the owner stand a TTL and a class, in any order and neither needed, then the type.
+    fields = _ACTION.sub("{}", _CONTROL.sub("", text)).upper().split()[1:4]
+    kind = next((each for each in fields if each not in _CLASSES and not each[0].isdigit() and "{" not in each), "")
+    return kind == "CNAME"
+
+
 _texts = custom(_read_texts, "RECORD...", "records, each as one word", most=None)
 
 
@@ -250,7 +271,13 @@ class Template(Plugin):
     def read(cls, directives: Sequence[Directive], problems: list[Problem]) -> list[TemplateOptions] | None:
         """Each use is a rule of its own."""
         read = parse_each(TemplateOptions, directives, problems)
-        return read if len(read) == len(directives) else None
+        if len(read) != len(directives):
+            return None
+        for directive, options in zip(directives, read, strict=True):
+            # An alias is followed for these types only.
+            if options.type_ in (Type.A, Type.AAAA, Type.ANY) and options.rcode != Rcode.SERVFAIL:
+                problems += [note(_ALIAS_FAILS, line.name.place()) for line in _aliases(directive)]
+        return read
 
     async def handle(self, request: Request, next: Next) -> Answer:
         query = request.query

@@ -109,3 +109,17 @@ def test_every_mistake_of_a_line_is_told() -> None:
 
 def test_rcode_of_a_block() -> None:
     assert Server(". {\n acl {\n block\n}\n}").ask("a. A").rcode() == dns.rcode.REFUSED
+
+
+@pytest.mark.parametrize(
+    ("policy", "notices"),
+    [
+        ("block type ANY", ["a query without EDNS gets no extended error"]),
+        ("filter net 10.0.0.0/8", ["a query without EDNS gets no extended error"]),
+        ("drop type ANY", []),
+        ("allow net 10.0.0.0/8", []),
+    ],
+)
+def test_what_is_done_otherwise_than_in_coredns_is_told(policy: str, notices: list[str]) -> None:
+    (plugin,) = Server(f". {{\n acl {{\n {policy}\n }}\n}}").plugins
+    assert list(plugin.notices()) == notices

@@ -199,7 +199,7 @@ def test_pods_are_watched_only_where_the_client_counts() -> None:
         assert block.locates_clients is watched
 
 
-def test_that_it_has_an_effect_where_it_has_none_in_coredns_is_told() -> None:
+def test_where_it_does_something_else_than_in_coredns_is_told() -> None:
     told = {}
     for pods in ("insecure", "verified"):
         block = trial.block()
@@ -207,7 +207,8 @@ def test_that_it_has_an_effect_where_it_has_none_in_coredns_is_told() -> None:
         trial.plugin(Kubernetes, f"kubernetes cluster.local {{\n endpoint http://127.0.0.1:9\n pods {pods}\n}}", block)
         made.join(block)
         told[pods] = list(made.notices())
-    assert told == {"insecure": ["works without `pods verified`, and watches the pods"], "verified": []}
+    shared = "no list for pods in the network of their node, nor where pods of two namespaces have one address"
+    assert told == {"insecure": [shared, "works without `pods verified`, and watches the pods"], "verified": [shared]}
 
 
 def test_without_kubernetes_there_is_no_list() -> None:

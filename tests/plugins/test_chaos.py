@@ -84,3 +84,23 @@ def test_a_text_that_is_too_long_is_a_mistake() -> None:
     assert "error: AUTHORS of `chaos`: a text in DNS has at most 255 bytes" in trial.problems(
         Chaos, f"chaos v a {'x' * 256}"
     )
+
+
+OWN = "kdns's own texts at {}, unless VERSION and AUTHORS are given"
+OTHERS = "other names and types of class CH are REFUSED, and no other directive is asked"
+
+
+@pytest.mark.parametrize(
+    ("zones", "line", "notices"),
+    [
+        (".", "chaos", [OWN.format("`version.bind`, `version.server`, `authors.bind`"), OTHERS]),
+        (".", "chaos v1", [OWN.format("`authors.bind`"), OTHERS]),
+        (".", "chaos v1 author", [OTHERS]),
+        ("bind", "chaos", [OWN.format("`version.bind`, `authors.bind`"), OTHERS]),
+        ("version.bind", "chaos", [OWN.format("`version.bind`")]),
+        ("hostname.bind id.server", "chaos", []),
+    ],
+)
+def test_what_is_answered_otherwise_than_in_coredns_is_told(zones: str, line: str, notices: list[str]) -> None:
+    (plugin,) = Server(f"{zones} {{\n {line}\n}}").plugins
+    assert list(plugin.notices()) == notices

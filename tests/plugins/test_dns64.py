@@ -239,3 +239,11 @@ def test_a_prefix_twice_is_told() -> None:
     assert trial.problems(Dns64, "dns64 64:ff9b::/96 {\n prefix 2001:db8::/96\n}").startswith(
         "warning: `prefix` is given again, and this is what counts"
     )
+
+
+def test_what_is_done_otherwise_than_in_coredns_is_told() -> None:
+    assert trial.plugin(Dns64, "dns64").notices() == (
+        "SERVFAIL where the question for A fails",
+        "a client that sets DO and CD gets nothing translated",
+        "AA is that of the answer that is translated",
+    )

@@ -983,10 +983,31 @@ def test_options_without_effect_on_any_upstream_are_told_at_start(
             "forward . 10.0.0.10 {\n max_connect_attempts 11\n}",
             "`max_connect_attempts`: upstreams are tried 10 times at most; 0 is twice for each",
         ),
+        (
+            "forward . tls://dns.example",
+            "TO of `forward`: the certificate has to be for the name, not for its address",
+        ),
+        (
+            "forward . 10.0.0.10 https://dns.example",
+            "TO of `forward`: the certificate has to be for the name, not for its address",
+        ),
     ],
 )
 def test_what_means_something_else_than_in_coredns_is_noted(line: str, sentence: str) -> None:
     assert trial.problems(Forward, line).splitlines()[0] == f"note: {sentence}"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "forward . tls://10.0.0.10",
+        "forward . dns.example",
+        "forward . tls://dns.example%dns.example",
+        "forward . tls://dns.example {\n tls_servername dns.example\n}",
+    ],
+)
+def test_a_certificate_that_coredns_wants_too_is_told_nothing_of(line: str) -> None:
+    assert trial.problems(Forward, line) == ""
 
 
 def test_the_usual_line_of_a_cluster_is_taken_without_a_word(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from kdns import corefile
 from kdns.chain import Answer, Request, failure
 from kdns.kubernetes.objects import Delete, Metadata, Namespace, Put, Service, ServiceSpec, Synced
 from kdns.plugins.kubernetes import Kubernetes
@@ -76,3 +77,27 @@ def test_an_external_name_that_leads_to_no_name_is_told_once() -> None:
         "the ExternalName shop/db has no record, for `a..b` is no name of a host",
         "the ExternalName shop/db has no record, for `a..b` is no name of a host",
     ]
+
+
+def test_of_several_api_servers_the_first_is_used_and_that_is_told() -> None:
+    text = "kubernetes cluster.local {\n endpoint http://127.0.0.1:9 http://127.0.0.2:9 http://127.0.0.3:9\n}"
+    drawn = """\
+warning: `endpoint`: the first URL is used, and the others aren't
+  Corefile:3:30
+    3 |  endpoint http://127.0.0.1:9 http://127.0.0.2:9 http://127.0.0.3:9
+      |                              ^^^^^^^^^^^^^^^^^^
+hint: as in CoreDNS: put a load balancer before several servers"""
+    assert trial.problems(Kubernetes, text) == drawn
+    directives = corefile.parse(f". {{\n{text}\n}}", "Corefile").blocks[0].named("kubernetes")
+    options = Kubernetes.read(directives, [])
+    assert options is not None
+    assert options.endpoint == "http://127.0.0.1:9"
+
+
+def test_one_api_server_needs_no_word() -> None:
+    assert trial.problems(Kubernetes, "kubernetes cluster.local {\n endpoint http://127.0.0.1:9\n}") == ""
+
+
+def test_that_a_pod_name_with_a_dot_is_no_label_is_told() -> None:
+    told = trial.problems(Kubernetes, "kubernetes cluster.local {\n endpoint_pod_names\n}").splitlines()[0]
+    assert told == "note: `endpoint_pod_names`: an endpoint of a pod whose name has a dot is named by its address"

@@ -4,6 +4,8 @@ import dns.rcode
 import pytest
 
 from kdns.metrics import LOCAL_REQUESTS
+from kdns.plugins.local import Local
+from tests.plugins import trial
 from tests.plugins.packets import Server, lines
 
 SOA = "604800 IN SOA localhost. root.localhost. 1 0 0 0 604800"
@@ -60,3 +62,8 @@ def test_names_that_only_begin_with_localhost_may_go_on(prefix: str, answers: in
 
 def test_class_ch_is_not_its_own() -> None:
     assert Server(". {\n local\n chaos\n}").ask("localhost. CH A").rcode() == dns.rcode.REFUSED
+
+
+def test_what_is_answered_otherwise_than_in_coredns_is_told() -> None:
+    notices = trial.plugin(Local, "local").notices()
+    assert notices == ("`0.0.127.in-addr.arpa` and `0.127.in-addr.arpa` exist, without data",)

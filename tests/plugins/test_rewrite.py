@@ -750,6 +750,14 @@ def brief(drawing: str) -> str:
             "`rcode`: the code is replaced in answers without records, too | rcode",
         ),
         ("rewrite edns0 local unset 0xffee", "`edns0`: upstreams are sent no option of a client anyway | unset"),
+        (
+            "rewrite continue edns0 nsid append revert",
+            "`append`: an option that is there already isn't added again | append",
+        ),
+        (
+            "rewrite cname exact a.example. b.example.",
+            "`cname`: where the target of the alias fails, the answer is SERVFAIL, and not the alias alone | cname",
+        ),
     ],
 )
 def test_what_can_hardly_be_meant_is_told(line: str, drawn: str) -> None:
@@ -784,3 +792,21 @@ def test_a_rule_behind_which_none_is_reached_is_told(first: str, warned: bool) -
 )
 def test_what_is_right_is_told_nothing_of(line: str) -> None:
     assert trial.problems(Rewrite, line) == ""
+
+
+@pytest.mark.parametrize(
+    ("rule", "behind", "told"),
+    [
+        ("edns0 local set 7 {client_ip}", "cache", True),
+        ("edns0 subnet set 24 56", "cache", True),
+        ("edns0 local set 7 {client_ip}", "whoami", False),
+        ("edns0 local set 7 {qname}", "cache", False),
+        ("edns0 local set 7 text", "cache", False),
+        ("edns0 subnet unset", "cache", False),
+        ("type A MX", "cache", False),
+    ],
+)
+def test_that_a_reply_is_kept_for_one_subnet_is_told_where_it_may_be(rule: str, behind: str, told: bool) -> None:
+    parsed = corefile.parse(f". {{\n rewrite {rule}\n {behind}\n forward . 192.0.2.1\n}}", "Corefile")
+    (rewrite,) = (each for each in build(parsed, Process(Metrics())).plugins if isinstance(each, Rewrite))
+    assert list(rewrite.notices()) == ["`cache` keeps a reply for questions with the same EDNS options only"] * told

@@ -377,3 +377,28 @@ def test_what_it_does_not_take_is_told(text: str, drawn: str) -> None:
 def test_a_pattern_of_great_length_is_refused() -> None:
     drawn = trial.problems(Template, f"template IN A {{\n match {'a' * 10_001}\n}}")
     assert "expected a regular expression of at most 10000 characters" in drawn
+
+
+ALIAS_FAILS = (
+    "note: `answer`: where the target of the alias fails, the answer is SERVFAIL, and not the alias alone\n"
+    "  Corefile:3:2\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('template IN A {\n answer "{{ .Name }} 60 IN CNAME www.example.org."\n}', True),
+        ('template ANY ANY {\n answer "a.example.org. cname {{ .Name }}"\n}', True),
+        ('template IN AAAA {\n answer "{{ if .Name }}a. {{ .Class }} CNAME b.{{ end }}"\n}', True),
+        # Nothing but A and AAAA is asked of the target.
+        ('template IN CNAME {\n answer "{{ .Name }} 60 IN CNAME www.example.org."\n}', False),
+        ('template IN A {\n answer "{{ .Name }} 60 IN CNAME www.example.org."\n rcode SERVFAIL\n}', False),
+        ('template IN A {\n additional "{{ .Name }} 60 IN CNAME www.example.org."\n}', False),
+        ('template IN ANY {\n answer "cname. 60 IN TXT CNAME"\n}', False),
+        ('template IN A {\n answer "{{ .Name }} 60 IN A 192.0.2.1"\n}', False),
+    ],
+)
+def test_that_an_alias_may_fail_is_told_where_the_answer_is_one(text: str, told: bool) -> None:
+    drawn = trial.problems(Template, text)
+    assert drawn.startswith(ALIAS_FAILS) if told else drawn == ""
