@@ -544,6 +544,7 @@ def test_tools_get_all_of_it() -> None:
                     "counted": "pods",
                     "known": True,
                     "not_ready": [{"name": "queue-1", "address": "10.1.0.31", "why": "not ready"}],
+                    "conditions": {},
                 },
             }
         ],
@@ -671,9 +672,37 @@ answered by kubernetes in the server block of .
 Service shop/queue: headless
   ports amqp 5672/TCP
   1 of 2 addresses ready
-    why the others aren't, a running server doesn't know: --kubeconfig asks the API
+    1 not ready
+    which ones, and what their pods say, a running server doesn't know: --kubeconfig asks the API
 """,
         "",
+    )
+
+
+def test_a_running_server_tells_the_conditions_of_what_is_not_ready(server: Started) -> None:
+    code, told, _ = asked(server, "six.shop.svc.cluster.local.", "AAAA")
+    assert (code, told.splitlines()[-6:]) == (
+        0,
+        [
+            "Service shop/six: ClusterIP fd00:10:96::6",
+            "  ports without name 80/TCP",
+            "  1 of 3 addresses ready",
+            "    1 not ready",
+            "    1 terminating, still serving",
+            "    which ones, and what their pods say, a running server doesn't know: --kubeconfig asks the API",
+        ],
+    )
+    code, told, _ = asked(server, "six.shop.svc.cluster.local.", "AAAA", "--json")
+    assert (code, json.loads(told)["objects"][0]["endpoints"]) == (
+        0,
+        {
+            "ready": 1,
+            "total": 3,
+            "counted": "addresses",
+            "known": False,
+            "not_ready": [],
+            "conditions": {"not ready": 1, "terminating, still serving": 1},
+        },
     )
 
 

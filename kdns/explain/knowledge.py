@@ -1,12 +1,12 @@
 """What is known of the cluster behind a `kubernetes` directive: services, their endpoints, and why some aren't ready.
 
-Of a running server that is its model, where what isn't ready is a number. Where the objects themselves are at hand, as
-of an inventory, they say why.
+Of a running server that is its model, where what isn't ready is a number by condition. Where the objects themselves
+are at hand, as of an inventory, they say which and why.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import islice
 
@@ -254,7 +254,11 @@ def _tell_model(told: report.Object, model: ServiceModel) -> None:
 def _count(model: ServiceModel) -> report.Endpoints:
     slices = list(model.slices.values())
     ready = len({address for part in slices for address in part.addresses})
-    return report.Endpoints(ready, ready + sum(part.not_ready for part in slices), "addresses", known=False)
+    conditions: Counter[str] = Counter()
+    for part in slices:
+        conditions.update(dict(part.not_ready))
+    total = ready + conditions.total()
+    return report.Endpoints(ready, total, "addresses", known=False, conditions=dict(sorted(conditions.items())))
 
 
 # Why an endpoint isn't ready
@@ -264,12 +268,7 @@ def _why(endpoint: Endpoint, pod: Pod | None) -> str:
     """From the pod, which has the kubelet's own words, else from the slice's conditions."""
     if pod is not None and (told := _why_pod(pod)):
         return told
-    conditions = endpoint.conditions
-    if conditions is None:
-        return "not ready"
-    if conditions.terminating:
-        return "terminating, still serving" if conditions.serving else "terminating"
-    return "serving, yet not ready" if conditions.serving else "not ready"
+    return endpoint.why_not_ready
 
 
 def _why_pod(pod: Pod) -> str:

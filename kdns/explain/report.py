@@ -107,7 +107,8 @@ class NotReady(Report):
 class Endpoints(Report):
     """How many of a Service's endpoints are ready. `counted` says what: pods, endpoints of slices, or addresses.
 
-    `known` tells whether the others could be looked at: a running server has only their number.
+    `known` tells whether the others could be looked at. A running server has only their number: then `conditions` says
+    how many there are of each condition.
     """
 
     ready: int
@@ -115,6 +116,7 @@ class Endpoints(Report):
     counted: str
     known: bool
     not_ready: list[NotReady] = []
+    conditions: dict[str, int] = {}
 
 
 class Object(Report):

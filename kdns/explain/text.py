@@ -163,11 +163,13 @@ def _endpoints(endpoints: report.Endpoints, selector: str) -> Iterator[str]:
     for each in endpoints.not_ready:
         at = f" ({each.address})" if each.address and each.address != each.name else ""
         yield f"  {_plain(each.name)}{at}: {_plain(each.why)}"
+    for condition, count in endpoints.conditions.items():
+        yield f"  {count} {_plain(condition)}"
     left = endpoints.total - endpoints.ready - len(endpoints.not_ready)
     if left and endpoints.not_ready:
         yield f"  and {left} more"
     elif left:
-        yield "  why the others aren't, a running server doesn't know: --kubeconfig asks the API"
+        yield "  which ones, and what their pods say, a running server doesn't know: --kubeconfig asks the API"
 
 
 def _wrapped(text: str) -> list[str]:

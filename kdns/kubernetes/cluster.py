@@ -88,11 +88,12 @@ class Ready(msgspec.Struct, frozen=True, gc=False):
 # knows its service by name.
 
 
-class SliceModel(msgspec.Struct, frozen=True, gc=False):
-    """What DNS needs of an EndpointSlice of the service `owner`. Not-ready endpoints are a count.
+class SliceModel(msgspec.Struct, eq=False, gc=False):
+    """What DNS needs of an EndpointSlice of the service `owner`.
 
     `addresses` are those that are ready. `hostnames` are the labels that they have of their own, empty where one has
     none; without any there is no tuple either: that is every slice but those of StatefulSets and their like.
+    `not_ready` counts the other endpoints by what their conditions say, for who asks why: no record shows them.
     """
 
     name: str
@@ -100,8 +101,13 @@ class SliceModel(msgspec.Struct, frozen=True, gc=False):
     owner: bytes
     addresses: tuple[bytes, ...]
     hostnames: tuple[bytes, ...]
-    not_ready: int
+    not_ready: tuple[tuple[str, int], ...]
     ports: tuple[Port, ...]
+
+    @property
+    def state(self) -> tuple[bytes, bytes, tuple[bytes, ...], tuple[bytes, ...], tuple[Port, ...]]:
+        """All that a record may show."""
+        return self.namespace, self.owner, self.addresses, self.hostnames, self.ports
 
     @property
     def ready(self) -> tuple[Ready, ...]:
@@ -217,7 +223,6 @@ class Cluster:
         self.clients = Clients() if locates_clients else None
         self.synced = False
         self.serial = int(clock()) & 0xFFFFFFFF
-        self.skipped = 0
         self.namespaces: set[bytes] = set()
         self.services: dict[bytes, dict[bytes, ServiceModel]] = {}
         # By namespace: a hundred thousand keys that are pairs would cost a tuple each.
@@ -358,7 +363,7 @@ class Cluster:
 
     def _put_service(self, object: Service) -> set[Tag]:
         namespace, name = _key(object.metadata.namespace, object.metadata.name)
-        service = self._service(namespace, name)
+        service = self._ensure_service(namespace, name)
         before = service.state
         addresses_before = service.addresses
         spec = object.spec
@@ -395,13 +400,14 @@ class Cluster:
         # Slices without the label belong to nobody that DNS knows, and an FQDN slice has no defined meaning.
         if not owner or object.address_type == "FQDN":
             return self._replace_slice(key, None)
-        service = self._service(*_key(object.metadata.namespace, owner))
+        service = self._ensure_service(*_key(object.metadata.namespace, owner))
         addresses: list[bytes] = []
         hostnames: list[bytes] = []
-        not_ready = 0
+        not_ready: dict[str, int] = {}
         for endpoint in object.endpoints or ():
             if not endpoint.ready:
-                not_ready += 1
+                why = endpoint.why_not_ready
+                not_ready[why] = not_ready.get(why, 0) + 1
                 continue
             hostname = self._hostname(endpoint)
             for packed in self._packed(endpoint.addresses or ()):
@@ -419,7 +425,7 @@ class Cluster:
             service.name,
             tuple(addresses),
             tuple(hostnames) if any(hostnames) else (),
-            not_ready,
+            tuple(sorted(not_ready.items())),
             # A slice without ports still has addresses: one port that no SRV record shows.
             ports or (Port(b"", b"", NO_PORT),),
         )
@@ -428,7 +434,8 @@ class Cluster:
     def _replace_slice(self, key: tuple[str, str], model: SliceModel | None) -> set[Tag]:
         slices = self._slices.setdefault(key[0], {})
         old = slices.get(key[1])
-        if old is not None and old == model:
+        if old is not None and model is not None and old.state == model.state:
+            old.not_ready = model.not_ready
             return set()
         changed: set[Tag] = set()
         if old is not None:
@@ -492,7 +499,7 @@ class Cluster:
 
     # Helpers
 
-    def _service(self, namespace: bytes, name: bytes) -> ServiceModel:
+    def _ensure_service(self, namespace: bytes, name: bytes) -> ServiceModel:
         of_namespace = self.services.setdefault(namespace, {})
         service = of_namespace.get(name)
         if service is None:
@@ -517,9 +524,7 @@ class Cluster:
     def _packed(self, texts: Iterable[str]) -> Iterator[bytes]:
         for text in texts:
             packed = pack_address(text)
-            if packed is None:
-                self.skipped += 1
-            else:
+            if packed is not None:
                 yield packed
 
     def _hostname(self, endpoint: Endpoint) -> bytes:

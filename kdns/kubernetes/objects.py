@@ -1,4 +1,6 @@
-"""The objects of the Kubernetes API, with only the fields that DNS reads, and the events that carry them.
+"""The objects of the Kubernetes API, with only the fields that somebody here reads, and the events that carry them.
+
+DNS reads a few; the rest is for an inventory, which is completed as a control plane does it, and for `kdns explain`.
 
 Sources (an inventory, an API server, a snapshot) yield `Put`, `Delete` and `Synced`; `cluster` applies them and does
 not know where they come from. Law: the API reference of core/v1 and discovery.k8s.io/v1. Fields have the API's names
@@ -112,6 +114,14 @@ class Endpoint(_Api):
     def ready(self) -> bool:
         """An absent condition counts as ready (discovery.k8s.io/v1, EndpointConditions)."""
         return self.conditions is None or self.conditions.ready is not False
+
+    @property
+    def why_not_ready(self) -> str:
+        """What the conditions of one that isn't ready say about that."""
+        serving = self.conditions is not None and self.conditions.serving
+        if self.conditions is not None and self.conditions.terminating:
+            return "terminating, still serving" if serving else "terminating"
+        return "serving, yet not ready" if serving else "not ready"
 
 
 class EndpointPort(_Api):

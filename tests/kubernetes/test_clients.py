@@ -137,7 +137,7 @@ def test_nothing_is_left_of_pods_that_are_gone() -> None:
         pod(HERE, THERE), pod(HERE, name="two", where="b"), delete(pod()), delete(pod(name="two", where="b"))
     )
     assert made.clients is not None
-    assert (len(made.clients), made.clients._pods) == (0, {})
+    assert (made.clients._at, made.clients._pods) == ({}, {})
 
 
 @st.composite

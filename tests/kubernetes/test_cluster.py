@@ -92,8 +92,8 @@ def delete(put: Put) -> Delete:
     return Delete(type(put.object).__name__, put.object.metadata.namespace, put.object.metadata.name)
 
 
-def unready(address: str) -> Endpoint:
-    return Endpoint(addresses=[address], conditions=EndpointConditions(ready=False))
+def unready(address: str, serving: bool | None = None, terminating: bool | None = None) -> Endpoint:
+    return Endpoint([address], EndpointConditions(ready=False, serving=serving, terminating=terminating))
 
 
 # Tags
@@ -192,6 +192,13 @@ CHANGES: list[tuple[str, list[Put], Event, set[Tag]]] = [
         slice_(unready("172.17.0.1")),
         {WEB, reverse("172.17.0.1")},
     ),
+    ("an endpoint more that isn't ready", [slice_("172.17.0.1")], slice_("172.17.0.1", unready("172.17.0.2")), set()),
+    (
+        "an endpoint that isn't ready and ends",
+        [slice_(unready("172.17.0.1", serving=True, terminating=True))],
+        slice_(unready("172.17.0.1", serving=False, terminating=True)),
+        set(),
+    ),
     (
         "an endpoint that gets a hostname",
         [slice_("172.17.0.1")],
@@ -251,6 +258,25 @@ def test_an_event_returns_the_tags_of_what_it_changed(before: list[Put], event: 
     # The serial is one more tag, of each change.
     assert cluster.apply(event) == (tags | {SERIAL} if tags else set())
     assert (cluster.serial != serial) == bool(tags)
+
+
+def test_endpoints_that_are_not_ready_are_counted_by_condition_as_they_are_now() -> None:
+    cluster = Cluster(lambda: NOON)
+
+    def counted(*endpoints: str | Endpoint) -> tuple[tuple[str, int], ...]:
+        cluster.apply(slice_(*endpoints))
+        return cluster.services[b"shop"][b"web"].slices["web-1"].not_ready
+
+    left = unready("172.17.0.2"), unready("172.17.0.3", serving=False)
+    ending = unready("172.17.0.4", serving=True, terminating=True)
+    ended = unready("172.17.0.4", serving=False, terminating=True)
+    starting = unready("172.17.0.5", serving=True)
+    unknown = Endpoint(["172.17.0.6"], EndpointConditions())
+    assert counted("172.17.0.1", unknown) == ()
+    assert counted("172.17.0.1", *left, ending) == (("not ready", 2), ("terminating, still serving", 1))
+    assert counted("172.17.0.1", *left, ended) == (("not ready", 2), ("terminating", 1))
+    assert counted("172.17.0.1", starting) == (("serving, yet not ready", 1),)
+    assert counted("172.17.0.1") == ()
 
 
 def test_a_service_that_is_gone_leaves_nothing_behind() -> None:
