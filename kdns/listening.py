@@ -212,6 +212,7 @@ def _udp_sources(server: UdpServer) -> list[tuple[Metric, _Source]]:
         ),
         (metrics.UDP_SEND_DROPS, lambda: {("would_block",): server.dropped_sends, ("error",): server.send_errors}),
         (metrics.UDP_RECEIVE_DROPS, lambda: {(): server.receive_drops()}),
+        (metrics.PANICS, lambda: {(): server.mishaps.count}),
     ]
 
 
@@ -227,5 +228,7 @@ def _tcp_sources(server: TcpServer) -> list[tuple[Metric, _Source]]:
                 ("not_reading",): server.closed_stalled,
                 ("malformed",): server.closed_malformed,
             },
-        )
+        ),
+        (metrics.TCP_ACCEPT_ERRORS, lambda: {(): server.accept_errors}),
+        (metrics.PANICS, lambda: {(): server.mishaps.count}),
     ]

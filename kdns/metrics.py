@@ -84,7 +84,7 @@ BUILD_INFO = _gauge("coredns_build_info", "The version that runs; `goversion` is
                     "version", "revision", "goversion")
 PLUGIN_ENABLED = _gauge("coredns_plugin_enabled", "Which directives a server block has.",
                         "server", "zone", "view", "name")
-PANICS = _counter("coredns_panics_total", "Queries that failed by an error of the server.")
+PANICS = _counter("coredns_panics_total", "Queries and watches that failed by an error of the server.")
 
 REQUESTS = _counter("coredns_dns_requests_total", "Queries by zone, transport, address family and type.",
                     "server", "zone", "view", "proto", "family", "type")
@@ -142,6 +142,7 @@ CACHE_BYTES = _gauge("kdns_cache_bytes", "What the kept replies of upstreams cos
 
 HEALTH_SECONDS = _histogram("coredns_health_request_duration_seconds", SLIM_BUCKETS,
                             "Time that a request to our own /health took.")
+# For dashboards alone: kdns measures without a request that could fail.
 HEALTH_FAILURES = _counter("coredns_health_request_failures_total", "Requests to our own /health that failed.")
 RELOAD_FAILED = _counter("coredns_reload_failed_total", "New configurations that could not be put to use.")
 RELOAD_VERSION = _gauge("coredns_reload_version_info", "The hash of the configuration.", "hash", "value")
@@ -155,6 +156,8 @@ TEMPLATE_RR_FAILURES = _counter("coredns_template_rr_failures_total", "Templates
 
 PACKETS_DROPPED = _counter("kdns_packets_dropped_total", "Packets that got no reply, by reason.", "reason")
 TRAILING_BYTES = _counter("kdns_trailing_bytes_total", "Queries with bytes behind them, which were ignored.")
+TCP_ACCEPT_ERRORS = _counter("kdns_tcp_accept_errors_total",
+                             "TCP connections that could not be accepted, as where file descriptors ran out.")
 TCP_CLOSED = _counter("kdns_tcp_connections_closed_total", "TCP connections that the server cut, by reason.", "reason")
 UDP_SEND_DROPS = _counter("kdns_udp_send_drops_total", "Replies that the kernel would not take, by reason.", "reason")
 UDP_RECEIVE_DROPS = _counter("kdns_udp_receive_drops_total", "Packets lost because a socket's receive buffer was full.")
@@ -372,14 +375,6 @@ class Metrics(Collector):
         finally:
             for metric, source in sources.items():
                 self.unread(metric, source)
-
-    def drop(self, reason: str) -> None:
-        """Count a packet that gets no reply, or a part of one that nobody reads."""
-        self.increase(PACKETS_DROPPED, reason)
-
-    def panic(self) -> None:
-        """Count a query that failed by an error of ours."""
-        self.increase(PANICS)
 
     def enable(self, server: str, zone: str, names: Iterable[str]) -> None:
         """Tell which directives a zone of a server block has; `clear(PLUGIN_ENABLED)` first after a reload."""

@@ -8,9 +8,12 @@ import gc
 import socket
 import weakref
 from collections.abc import AsyncIterator
+from typing import Any
 
+import dns.exception
 import dns.message
 import dns.query
+import dns.rcode
 import pytest
 
 from kdns import corefile
@@ -18,6 +21,7 @@ from kdns.app import App, Configuration, build
 from kdns.chain import Process
 from kdns.errors import ConfigError
 from kdns.metrics import Metrics
+from kdns.responder import Responder
 from tests.started import free_port
 
 
@@ -164,6 +168,30 @@ def test_a_configuration_that_was_replaced_leaves_nothing_in_memory() -> None:
             await reload(app, text.replace("127.0.0.1\n", "127.0.0.2\n"))
         assert [found for each in before if (found := each())] == []
 
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("tcp", [False, True], ids=["udp", "tcp"])
+def test_an_error_of_ours_costs_its_query_and_is_counted(monkeypatch: pytest.MonkeyPatch, tcp: bool) -> None:
+    respond = Responder.respond
+
+    def fail_at_some(responder: Responder, packet: bytes, *others: Any) -> Any:
+        if b"unlucky" in packet:
+            raise RuntimeError("whatever is wrong")
+        return respond(responder, packet, *others)
+
+    async def story() -> None:
+        port = free_port()
+        ask = dns.query.tcp if tcp else dns.query.udp
+        async with serving(block(port, "bind 127.0.0.1")) as app:
+            unlucky, other = (dns.message.make_query(f"{name}.test.", "A") for name in ("unlucky", "other"))
+            with pytest.raises((dns.exception.Timeout, EOFError)):
+                await asyncio.to_thread(ask, unlucky, "127.0.0.1", timeout=0.3, port=port)
+            reply = await asyncio.to_thread(ask, other, "127.0.0.1", timeout=5, port=port)
+            assert reply.rcode() == dns.rcode.NOERROR
+            assert "coredns_panics_total 1.0" in app.configuration.process.metrics.render()[0].decode()
+
+    monkeypatch.setattr(Responder, "respond", fail_at_some)
     asyncio.run(story())
 
 

@@ -2,6 +2,7 @@
 
 Watches are told apart from their connection: a small request every few seconds, on a connection of its own, notices a
 server that has fallen silent, whose kernel may go on acknowledging; audits notice what was never told.
+Knows no model and no DNS.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ class Wanted(msgspec.Struct, frozen=True):
 class ApiSource:
     """The events of an API server: `tell(events, live)` for each change, and `Synced` once all was read.
 
-    `live` is False for what lists say. Nothing that the server sends ends it.
+    `live` is False for what lists say. Nothing that the server sends ends it. `synced` stays True from then on;
+    `suspect` is True while the server gives no sign of life.
     """
 
     def __init__(
@@ -89,7 +91,7 @@ class ApiSource:
                 tell,
                 numbers,
                 self._troubles,
-                changed=self._look,
+                changed=self._note_synced,
                 timing=self._timing,
                 presumed=Namespace(Metadata(name=scope.name)) if scope.name else None,
                 random=self._random,
@@ -154,7 +156,7 @@ class ApiSource:
         now = self._clock()
         return {(watch.label,): now - watch.heard for watch in self.watches}
 
-    def _look(self) -> None:
+    def _note_synced(self) -> None:
         """A watch has read its list; the last one makes the whole complete."""
         if self.synced or not all(watch.synced for watch in self.watches):
             return
@@ -172,7 +174,7 @@ class ApiSource:
                 backoff.reset()
             except Exception:
                 log.exception("watching the API failed by an error of kdns; it goes on")
-                self._numbers.panic()
+                self._numbers.increase(metrics.PANICS)
                 if self._clock() - began >= self._timing.longest_pause:
                     backoff.reset()
             await asyncio.sleep(backoff.next())

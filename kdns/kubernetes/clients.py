@@ -53,9 +53,6 @@ class Clients:
         self._pods: dict[str, dict[str, Standing]] = {}
         self._at: dict[bytes, Some[Standing]] = {}
 
-    def __len__(self) -> int:
-        return len(self._at)
-
     def namespace_at(self, address: bytes) -> bytes | None:
         """The namespace of the one whose address this is; None where it is no pod's, empty where it may be several's.
 

@@ -2,6 +2,7 @@
 
 From the start of the process to its end: the snapshot, if there is one, is served at once and marked as stale; the API
 takes over when all of it was read; from then on nothing that happens to the API takes an answer away.
+Besides, the source that a configuration names (`open_source`), and one reading of it without a model (`read_once`).
 """
 
 from __future__ import annotations
@@ -73,7 +74,9 @@ class LiveOptions(msgspec.Struct, frozen=True):
 
 
 class Live:
-    """`apply(events, live)` takes what changes into the model of `cluster`; `clock` gives seconds since 1970.
+    """What keeps one model up to date, from `run` until that is cancelled.
+
+    `apply(events, live)` takes what changes into the model of `cluster`; `clock` gives seconds since 1970.
 
     `stale` is True while the model is the snapshot's, `restoring` while that is being applied. `started` is set once
     there is something to serve, or `startup_timeout` has passed.

@@ -38,6 +38,7 @@ V = TypeVar("V")
 SCHEMA_VERSION = b"1.1.0"
 # A day's third, as the specification's own example has it: the version changes with the server, not with the cluster.
 SCHEMA_VERSION_TTL = 28800
+# As CoreDNS has it, however large `ttl` is.
 LONGEST_SOA_TTL = 300
 
 _HEX = frozenset(string.hexdigits.lower().encode())
@@ -319,9 +320,7 @@ def _lookup_endpoints(view: View, question: Question, service: ServiceModel, end
     rtype = question.rtype
     if rtype in _FAMILY:
         return _addresses(question.owner, view.ttl, _some(endpoints.addresses[_FAMILY[rtype]], question, 16))
-    if rtype != Type.SRV:
-        return NODATA
-    if not endpoints.targets:
+    if rtype != Type.SRV or not endpoints.targets:
         return NODATA
     weight = _weight(endpoints.pairs)
     ttl, owner = view.ttl, question.owner

@@ -1,7 +1,7 @@
 """The last known state of a cluster on disk: one JSON List of ordinary manifests, so itself an inventory.
 
-It holds what DNS needs and no more, is replaced as a whole, and is written a slice at a time, between queries. Read
-back it is taken as it is: an object that can't be read is passed over, a file that was cut off counts as none.
+It holds what DNS needs and no more, is replaced as a whole, and is written some objects at a time, between queries.
+Read back it is taken as it is: an object that can't be read is passed over, a file that was cut off counts as none.
 
 A mark at its head says what it was made for, since the same file would be wrong for other options: what they leave out
 is not there, and nothing in an object tells.
@@ -24,7 +24,7 @@ from kdns.kubernetes.objects import SERVICE_NAME_LABEL, UNREADABLE, EndpointSlic
 from kdns.wire import names
 
 # Objects that are put to text between two looks at the sockets: a few milliseconds of work.
-SLICE = 100
+MOST_AT_ONCE = 100
 
 # What the mark's annotations begin with. Whoever else reads a List passes over its metadata.
 _MARK = "kdns/"
@@ -136,13 +136,16 @@ async def _write(cluster: Cluster, file: BinaryIO, made_for: MadeFor) -> None:
     for number, manifest in enumerate(manifests(cluster), start=1):
         file.write(separator + msgspec.json.encode(manifest))
         separator = b",\n"
-        if number % SLICE == 0:
+        if number % MOST_AT_ONCE == 0:
             await asyncio.sleep(0)
     file.write(_FOOT)
 
 
 def manifests(cluster: Cluster) -> Iterator[dict[str, Any]]:
-    """The model as manifests that make the same model. It may change meanwhile: each object is as it is when told."""
+    """The model as manifests that make the same model, without endpoints that aren't ready.
+
+    It may change meanwhile: each object is as it is when told.
+    """
     for namespace in sorted(cluster.namespaces):
         yield {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace.decode()}}
     for services in list(cluster.services.values()):

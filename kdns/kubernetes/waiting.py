@@ -24,8 +24,10 @@ class Timing(msgspec.Struct, frozen=True):
     silence: float = 10.0
     # How long lists are read by pages where the server could not stream one.
     pages: float = 3600.0
+    # Between two signs of life, and until one of them has to be there.
     probe: float = 10.0
     probe_reply: float = 4.0
+    # Between two audits of a watch; and from what an audit doubts, or a list from the past, to the look that counts.
     audit: float = 240.0
     second_look: float = 5.0
 

@@ -16,7 +16,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from random import Random
-from typing import Any
+from typing import Any, NoReturn
 
 from kdns import metrics
 from kdns.kubernetes.changes import (
@@ -422,7 +422,7 @@ class Watch:
             raise MalformedError("a list without a version")
         listing.ended = True
         if self.progress.is_past(version):
-            await self._look_again(version)
+            await self._reject_past(version)
         for batch in listing.batches():
             current = [each for each in batch if not self._knows_better(key_of_object(each), version)]
             for each in current:
@@ -433,7 +433,7 @@ class Watch:
         for start in range(0, len(gone), MOST_EVENTS):
             some = [key for key in gone[start : start + MOST_EVENTS] if not self._knows_better(key, version)]
             for key in some:
-                self.known.pop(key, None)
+                self._forget(key)
             self._tell([Delete(self.resource.kind, *parts_of(key)) for key in some], False)
             await asyncio.sleep(0)
         self.poisoned = listing.poisoned
@@ -448,7 +448,7 @@ class Watch:
         held = self.known.get(key)
         return held is not None and older(version, held)
 
-    async def _look_again(self, version: Version) -> None:
+    async def _reject_past(self, version: Version) -> NoReturn:
         """A list from the past: nothing of it is told. Raises _StaleError, at once or after some seconds."""
         floor = self.progress.floor
         if self.progress.from_the_past(version):
@@ -492,8 +492,7 @@ class Watch:
                 events.append(Put(object))
                 keys.append(key)
         for key, version in gone:
-            del self.known[key]
-            self.poisoned.pop(key, None)
+            self._forget(key)
             self.progress.taken_out(key, version)
             events.append(Delete(self.resource.kind, *parts_of(key)))
             keys.append(key)
@@ -559,6 +558,11 @@ class Watch:
         self.poisoned.pop(key, None)
         self._numbers.increase(metrics.KUBERNETES_EVENTS, self.resource.kind, "put")
 
+    def _forget(self, key: str) -> None:
+        self.poisoned.pop(key, None)
+        if self.known.pop(key, None) is not None:
+            self._numbers.increase(metrics.KUBERNETES_EVENTS, self.resource.kind, "delete")
+
     def _delete(self, metadata: Named, listing: Listing | None) -> Iterable[Event]:
         key, version = key_of(metadata.namespace, metadata.name), version_of(metadata.resource_version)
         if listing is not None:
@@ -568,10 +572,9 @@ class Watch:
                     listing.unseen.add(key)
                 return ()
         self.progress.event(version)
-        self.poisoned.pop(key, None)
         held = self.known.get(key)
         if held is None or older(version, held):
+            self.poisoned.pop(key, None)
             return ()
-        del self.known[key]
-        self._numbers.increase(metrics.KUBERNETES_EVENTS, self.resource.kind, "delete")
+        self._forget(key)
         return (Delete(self.resource.kind, metadata.namespace, metadata.name),)

@@ -17,7 +17,6 @@ A new one, for instance a server that says everything after a second:
 
 from __future__ import annotations
 
-import asyncio
 import zlib
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -126,16 +125,6 @@ def redirect(to: str, code: int = 307) -> Fault:
 def empty() -> Fault:
     """200 and not a byte of body."""
     return lambda request, reply: Reply(200, {"Content-Type": "application/json"})
-
-
-def no_reply() -> Fault:
-    """The request is taken and never answered."""
-
-    async def fault(request: Request, reply: Reply) -> Reply:
-        await asyncio.Event().wait()
-        return reply
-
-    return fault
 
 
 # The stream of a watch

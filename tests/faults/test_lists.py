@@ -49,6 +49,30 @@ async def test_w01_410_after_a_few_events_time_and_again(seed: int) -> None:
         await it.in_step()
 
 
+@row
+async def test_w01_what_lists_and_events_tell_is_counted(seed: int) -> None:
+    async with trial(seed, started=False) as it:
+        bulk(it, 30)
+        it.start()
+        took = await it.synced()
+        assert 0 < it.count("kdns_kubernetes_sync_seconds") <= took
+        counts = {"name": "kdns_kubernetes_events_total", "kind": "Service"}
+        services = it.fake.store.at("services", it.fake.store.number)
+        assert it.count(**counts, event="put") == len(services)
+        # One by an event, the others by a list.
+        told, *untold = sorted(services)[:5]
+        it.fake.store.delete("services", *told)
+        await eventually(lambda: it.count(**counts, event="delete") == 1)
+        assert it.fake.say("services", expired()) == 1
+        for key in untold:
+            it.fake.store.delete("services", *key)
+        it.fake.store.compact()
+        await it.in_step()
+        assert it.count(**counts, event="delete") == 5
+        for resource in ("services", "endpointslices", "namespaces"):
+            assert 0 < it.count("kdns_kubernetes_watch_age_seconds", watch=resource) < 60
+
+
 # W2 · 410 by HTTP
 
 

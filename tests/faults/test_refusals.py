@@ -172,6 +172,19 @@ async def test_w27_replies_that_are_no_apis_are_failures(seed: int, reply: str) 
 
 
 @row
+async def test_w27_nobody_whom_a_redirect_names_is_asked(seed: int) -> None:
+    async with api_server() as other, trial(seed) as it:
+        rule = it.fake.on("", "", faults.redirect(other.url, (301, 302, 307, 308)[seed % 4]), times=12)
+        for resource in RESOURCES:
+            it.fake.say(resource, expired())
+        it.fake.store.compact()
+        await eventually(lambda: rule.met == 12)
+        await it.churn(20)
+        await it.in_step()
+        assert other.requests == []
+
+
+@row
 async def test_w27_gzip_that_says_so_is_read(seed: int) -> None:
     async with trial(seed) as it:
         it.fake.on("watch", "", faults.no_watch_list(), times=None)
