@@ -1,27 +1,57 @@
-"""Figures as tables and as a picture: medians with their spread, and ratios within one run."""
+"""Figures as tables and as a picture: medians with their spread, ratios within one run, and what was aimed at."""
 
 from __future__ import annotations
 
 import os
 import platform
 import statistics
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from bench.servers import SEARCHING
 from bench.works import Work
 
 DOCS = Path(__file__).parent.parent / "docs"
 # Whom the others are measured by, in this order, and whom a ratio is told of.
 YARDSTICKS = ("floor", "Knot", "CoreDNS", "base")
+# What short names are measured by, which none of the others knows.
+IN_FULL = "the same in full"
 COLOURS = {
     "floor": "#9aa0a6",
     "Knot": "#7aa874",
     "kdns": "#2b6cb0",
-    "kdns, search": "#6b46c1",
+    SEARCHING: "#6b46c1",
     "base": "#90cdf4",
     "CoreDNS": "#d98c5f",
 }
+
+
+class Aim(NamedTuple):
+    """What kdns is to take at most: so many times the CPU of a yardstick, which IN_FULL is too."""
+
+    work: str
+    yardstick: str
+    times: float
+
+
+AIMS = (
+    Aim("names", "floor", 1.6),
+    Aim("names", "Knot", 1.25),
+    Aim("names", "CoreDNS", 1 / 5),
+    Aim("mix", "Knot", 1.3),
+    Aim("mix", "CoreDNS", 1 / 5),
+    Aim("flood", "Knot", 2),
+    Aim("flood", "CoreDNS", 1 / 3),
+    Aim("headless", "Knot", 1.5),
+    Aim("headless", "CoreDNS", 1 / 8),
+    Aim("case", "Knot", 1.3),
+    Aim("short", IN_FULL, 1.3),
+    Aim("autopath", IN_FULL, 1.3),
+    Aim("tcp", "CoreDNS", 1),
+    Aim("slow", "CoreDNS", 1 / 2),
+)
 
 
 class Sample(NamedTuple):
@@ -46,6 +76,13 @@ def ratio(of_servers: dict[str, list[Sample]], server: str, yardstick: str) -> f
     return statistics.median(one.cpu_microseconds / other.cpu_microseconds for one, other in pairs)
 
 
+def ratio_in_full(work: Work, figures: Figures) -> float | None:
+    """The ratio of the medians, for two kinds of work have their rounds one after the other."""
+    samples = figures.get(work.name, {}).get(SEARCHING)
+    in_full = figures.get(work.in_full, {}).get(SEARCHING)
+    return _median(samples) / _median(in_full) if samples and in_full else None
+
+
 def line(work: Work, of_servers: dict[str, list[Sample]]) -> str:
     """One work in a line, for who waits."""
     medians = ", ".join(f"{name} {_median(samples):.1f}" for name, samples in of_servers.items())
@@ -55,32 +92,46 @@ def line(work: Work, of_servers: dict[str, list[Sample]]) -> str:
 def table(chosen: Sequence[Work], figures: Figures) -> str:
     """All of it in Markdown: CPU, rates and latencies, then the ratios of kdns."""
     names = _servers(figures)
+    yardsticks = _yardsticks(figures)
     lines = [
         "CPU of the server for a query in µs: median (least–most), and thousands of queries a second",
         "",
         *rows(["work", *names], _cpu_rows(chosen, figures, names)),
         "",
-        "How many times the CPU of another server kdns takes",
+        "How many times the CPU of each of these kdns takes",
         "",
-        *rows(["work", *(f"of {name}" for name in YARDSTICKS if name in names)], _ratio_rows(chosen, figures)),
+        *rows(["work", *(f"of {name}" for name in yardsticks)], _ratio_rows(chosen, figures, yardsticks)),
     ]
     if any(work.rate for work in chosen):
         lines += [
             "",
             "Time until the reply in ms at a steady rate: half, 99 % and 99.9 % of the queries",
             "",
-            *rows(["work", *names], _latency_rows(chosen, figures, names)),
+            *_latencies([work for work in chosen if work.rate], figures),
         ]
     return "\n".join(lines)
 
 
+def aims(chosen: Sequence[Work], figures: Figures) -> str:
+    """What was aimed at and what this run has reached, in Markdown."""
+    works = {work.name: work for work in chosen}
+    cells = []
+    for aim in AIMS:
+        if aim.work in works:
+            found = _times(works[aim.work], figures, aim.yardstick)
+            reached = "not measured" if found is None else f"{found:.2f}{', missed' if found > aim.times else ''}"
+            cells.append([works[aim.work].text, f"{aim.times:.3g} × {aim.yardstick}", reached])
+    return "\n".join(rows(["work", "CPU of a query, at most", "reached"], cells))
+
+
 def write(chosen: Sequence[Work], figures: Figures, rounds: int) -> None:
-    """Put the table into docs/benchmarks.md, between its marks, and the picture beside it. Another kdns stays out."""
+    """Put the tables into docs/benchmarks.md, between their marks, and the picture beside it. `base` stays out."""
     figures = {
         work: {name: samples for name, samples in of_servers.items() if name != "base"}
         for work, of_servers in figures.items()
     }
     put("figures", f"{rounds} rounds, {machine()}.\n\n{table(chosen, figures)}")
+    put("aims", aims(chosen, figures))
     (DOCS / "benchmarks.svg").write_text(picture(chosen, figures))
 
 
@@ -94,8 +145,9 @@ def put(what: str, text: str) -> None:
 
 
 def machine() -> str:
-    """Where it was measured, in a few words."""
-    return f"{os.cpu_count()} CPUs, Linux {platform.release()}, Python {platform.python_version()}"
+    """Where and when it was measured, in a few words."""
+    date, python = time.strftime("%Y-%m-%d"), platform.python_version()
+    return f"{date}, {os.cpu_count()} CPUs, Linux {platform.release()}, Python {python}"
 
 
 def picture(chosen: Sequence[Work], figures: Figures) -> str:
@@ -157,17 +209,34 @@ def _cpu_cell(work: Work, samples: list[Sample]) -> str:
     return f"{text}, {lost:.0f} lost" if lost else text
 
 
-def _ratio_rows(chosen: Sequence[Work], figures: Figures) -> Iterator[list[str]]:
-    present = [name for name in YARDSTICKS if name in _servers(figures)]
-    for work in chosen:
-        ratios = [ratio(figures[work.name], "kdns", name) for name in present]
-        yield [work.text, *("" if found is None else f"{found:.2f}" for found in ratios)]
+def _yardsticks(figures: Figures) -> list[str]:
+    """Those of which this run has something to tell."""
+    found = [name for name in YARDSTICKS if name in _servers(figures)]
+    return [*found, IN_FULL] if SEARCHING in _servers(figures) else found
 
 
-def _latency_rows(chosen: Sequence[Work], figures: Figures, names: Sequence[str]) -> Iterator[list[str]]:
+def _ratio_rows(chosen: Sequence[Work], figures: Figures, yardsticks: Sequence[str]) -> Iterator[list[str]]:
+    """A row for each work that is compared with anything."""
     for work in chosen:
-        if not work.rate:
-            continue
+        ratios = [_times(work, figures, name) for name in yardsticks]
+        if any(found is not None for found in ratios):
+            yield [work.text, *("" if found is None else f"{found:.2f}" for found in ratios)]
+
+
+def _times(work: Work, figures: Figures, yardstick: str) -> float | None:
+    """How many times the CPU of a yardstick kdns takes."""
+    if yardstick == IN_FULL:
+        return ratio_in_full(work, figures)
+    return ratio(figures.get(work.name, {}), "kdns", yardstick)
+
+
+def _latencies(steady: Sequence[Work], figures: Figures) -> Iterator[str]:
+    names = _servers({work.name: figures[work.name] for work in steady})
+    return rows(["work", *names], _latency_rows(steady, figures, names))
+
+
+def _latency_rows(steady: Sequence[Work], figures: Figures, names: Sequence[str]) -> Iterator[list[str]]:
+    for work in steady:
         cells = [work.text]
         for name in names:
             samples = figures[work.name].get(name, [])

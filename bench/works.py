@@ -37,6 +37,8 @@ class Work(NamedTuple):
     quick: bool = True
     # Asked of the kdns that finds short names, and of no other.
     searching: bool = False
+    # The work that asks for the same names in full: what this one is compared with, as no other server has it.
+    in_full: str = ""
 
 
 def namespace(number: int) -> str:
@@ -200,8 +202,8 @@ WORKS = (
     Work("cookie", "names again, EDNS cookie", names_again, _COOKIE, quick=False),
     Work("case", "names again, 0x20", mixed_case, quick=False),
     Work("own", "services of one namespace in full", own_in_full, floor=False, searching=True),
-    Work("short", "the same by their short names", own_by_short_name, floor=False, searching=True),
-    Work("autopath", "first names of a search list", others_along_the_list, floor=False, searching=True),
+    Work("short", "the same by their short names", own_by_short_name, floor=False, searching=True, in_full="own"),
+    Work("autopath", "first names of a search list", others_along_the_list, floor=False, searching=True, in_full="own"),
     Work("tcp", "names again, TCP", names_again, ("-m", "tcp", "-c", "20"), floor=False),
     Work("slow", "1,000 queries a second", names_again, rate=1000),
     Work("steady", "10,000 queries a second", names_again, rate=10_000, quick=False),
