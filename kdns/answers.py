@@ -7,6 +7,7 @@ never older than the model. A name that isn't there may speak for its siblings (
 What others said has a lifetime besides: it ends by the clock, and till then its TTLs go down.
 What depends on where its client stands has that place in front of its key (`PlacedAnswers`).
 Knows bytes and tags; no chain, no sockets.
+Most queries end here, so looks are given for speed; docs/benchmarks.md has what an answer costs (`make bench`).
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ _ASKED = 1 << 16
 class Bounds(msgspec.Struct, frozen=True):
     """How much is kept: bytes for each of two generations, of replies with records and of those without.
 
+    Denials that speak for siblings have a table of their own, with the bound of those without records.
     `variants` is how many orders a reply with several addresses is kept in, each used once in a round; one of them is
     made anew after each round.
     """
@@ -312,7 +314,7 @@ class Table:
 
 
 class AnswerCache:
-    """What one socket's clients were answered."""
+    """What the clients of one listener were answered over one transport and address family."""
 
     def __init__(
         self, bounds: Bounds | None = None, random: Random | None = None, clock: Callable[[], float] = time.time
@@ -373,7 +375,8 @@ class AnswerCache:
     def find_otherwise(self, key: bytes) -> tuple[Kept, int] | None:
         """What is kept for a packet but for capitals in its name or the value of its cookie, by all behind its ID.
 
-        Returned with it is where its question ends.
+        Returned with it is where its question ends. For batches, which look into the young generation alone: what is
+        not found there comes to `find`.
         """
         size = len(key)
         after = _TYPE_AND_CLASS

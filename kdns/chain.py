@@ -15,17 +15,16 @@ from collections.abc import Awaitable, Callable, Container, Coroutine, Generator
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from kdns.addresses import host_and_port, pack_client
-from kdns.answers import AnswerCache, Lifetime
+from kdns.answers import AnswerCache, Lifetime, Tag
 from kdns.corefile import Directive
 from kdns.errors import KdnsError, Problem
 from kdns.metrics import Metrics
 from kdns.options import Options, parse_options
 from kdns.wire import names
-from kdns.wire.query import Query
+from kdns.wire.query import AA, Query
 from kdns.wire.records import CLASS_IN, Rcode, Record
 
 T = TypeVar("T")
-Tag = tuple[Any, ...]
 Next = Callable[["Request"], Coroutine[Any, Any, "Answer"]]
 # Where the client of a packed address stands: a namespace, or nothing where it is in none.
 Locate = Callable[[bytes], bytes]
@@ -54,7 +53,7 @@ class Answer:
         answer: Sequence[Record] = (),
         authority: Sequence[Record] = (),
         additional: Sequence[Record] = (),
-        flags: int = 0x0400,
+        flags: int = AA,
         plugin: str = "",
         error: tuple[int, str] | None = None,
         cause: str = "",
@@ -212,6 +211,7 @@ class Request:
         child.tags, child.stood = self.tags, self.stood
         child.absolute = self.absolute or query.qname != self.query.qname
         answer = await self.server.resolve(child)
+        # Its `siblings`, `any_order` and `used` are about the other name.
         self.keep = self.keep and child.keep
         self.varies = self.varies or child.varies
         self.until = min(self.until, child.until)
@@ -398,7 +398,7 @@ class _Waiting:
 
 
 def fold(handlers: Sequence[Callable[[Request, Next], Coroutine[Any, Any, Answer]]]) -> Next:
-    """One callable out of a chain of handlers; behind the last one is SERVFAIL."""
+    """One callable out of a chain of handlers; what the last one passes on is REFUSED."""
     call: Next = _no_next
     for handle in reversed(handlers):
         call = _link(handle, call)
@@ -474,19 +474,3 @@ def _link(handle: Callable[[Request, Next], Coroutine[Any, Any, Answer]], call: 
 async def _no_next(request: Request) -> Answer:
     # RFC 8906 and every authoritative server: what is nobody's here is refused, not failed.
     return failure("", rcode=Rcode.REFUSED)
-
-
-__all__ = [
-    "SILENCE",
-    "Answer",
-    "Awaitable",
-    "Block",
-    "Next",
-    "Plugin",
-    "Process",
-    "Request",
-    "Route",
-    "failure",
-    "fold",
-    "start",
-]

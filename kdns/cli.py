@@ -40,10 +40,21 @@ def kdns() -> None:
     "--forward", metavar="ADDR", help="Who answers for all other names, such as 192.0.2.1 or /etc/resolv.conf."
 )
 @click.option("--service-cidr", multiple=True, metavar="CIDR", help="Where services get addresses from. [10.96.0.0/12]")
-@click.option("--cluster-ips", type=click.Choice(["allocate", "endpoints"]), default="allocate", show_default=True)
+@click.option(
+    "--cluster-ips",
+    type=click.Choice(["allocate", "endpoints"]),
+    default="allocate",
+    show_default=True,
+    help="Of an inventory: give services addresses, or answer with their endpoints.",
+)
 @click.option("--share-port", is_flag=True, help="Let another server that shares it listen at the same port.")
 @click.option("--client", multiple=True, metavar="CIDR=NAMESPACE", help="Where clients stand that are no pods.")
-@click.option("--default-namespace", default="", metavar="NAME", help="Where all others do. [default, for loopback]")
+@click.option(
+    "--default-namespace",
+    default="",
+    metavar="NAME",
+    help="Where all others stand. [default for loopback, nowhere for the rest]",
+)
 @click.option("--print-corefile", is_flag=True, help="Print the Corefile that the options amount to, and end.")
 def serve_command(
     inventory: tuple[str, ...],
@@ -137,7 +148,9 @@ def check(files: tuple[str, ...]) -> None:
 @click.option("--inventory", "-i", multiple=True, metavar="PATH", help="Of manifests: a file, a folder, a glob.")
 @click.option("--kubeconfig", metavar="FILE", help="Of a live cluster, as `kubectl` reaches it.")
 @click.option("--context", default="", metavar="NAME", help="With --kubeconfig, another context than the current one.")
-@click.option("--format", "form", type=click.Choice(["yaml", "zone"]), default="yaml", show_default=True)
+@click.option(
+    "--format", "form", type=click.Choice(["yaml", "zone"]), default="yaml", show_default=True, help="How to print it."
+)
 @click.option(
     "--zone", default="cluster.local", show_default=True, help="The zone to print; a reverse one has the PTRs."
 )
@@ -145,7 +158,13 @@ def check(files: tuple[str, ...]) -> None:
     "--ttl", type=click.IntRange(0, 3600), default=5, show_default=True, help="Seconds, with `--format zone`."
 )
 @click.option("--service-cidr", multiple=True, metavar="CIDR", help="Where services get addresses from. [10.96.0.0/12]")
-@click.option("--cluster-ips", type=click.Choice(["allocate", "endpoints"]), default="allocate", show_default=True)
+@click.option(
+    "--cluster-ips",
+    type=click.Choice(["allocate", "endpoints"]),
+    default="allocate",
+    show_default=True,
+    help="Of an inventory: give services addresses, or answer with their endpoints.",
+)
 def dump_command(
     inventory: tuple[str, ...],
     kubeconfig: str | None,
@@ -292,7 +311,13 @@ def env_command(
 @click.option("--corefile", "corefile_path", default="", metavar="FILE", help="With what a Corefile says.")
 @click.option("--zone", default="cluster.local", show_default=True, help="Without a Corefile: the cluster's domain.")
 @click.option("--service-cidr", multiple=True, metavar="CIDR", help="Where services get addresses from. [10.96.0.0/12]")
-@click.option("--cluster-ips", type=click.Choice(["allocate", "endpoints"]), default="allocate", show_default=True)
+@click.option(
+    "--cluster-ips",
+    type=click.Choice(["allocate", "endpoints"]),
+    default="allocate",
+    show_default=True,
+    help="Of an inventory: give services addresses, or answer with their endpoints.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON, for tools.")
 def explain_command(
     name: str,

@@ -1,4 +1,4 @@
-"""From packet to reply, without sockets: the gates that every query passes, the choice of server block, its chain.
+"""From packet to reply, without sockets: what is kept, the gates, the choice of server block, its chain, the keeping.
 
 Sans-IO: a server gives bytes and where they came from, and gets bytes, silence, or a promise of bytes.
 Law: docs/coredns.md (routing), RFC 6891 §6.1.3 (EDNS versions), RFC 1034 §4.3.1.
@@ -118,7 +118,7 @@ class Responder:
         if kept is None:
             kept = AnswerCache(None if transport == "udp" else _TCP_BOUNDS, clock=self._process.clock)
             self._answers[transport, six] = kept
-            self._have(kept)
+            self._register(kept)
         return kept
 
     def placed_answers(self, transport: str, six: bool) -> PlacedAnswers | None:
@@ -130,15 +130,16 @@ class Responder:
             bounds = None if transport == "udp" else _TCP_BOUNDS
             kept = PlacedAnswers(self._place, bounds, clock=self._process.clock)
             self._placed[transport, six] = kept
-            self._have(kept)
+            self._register(kept)
         return kept
 
-    def _have(self, answers: AnswerCache) -> None:
+    def _register(self, answers: AnswerCache) -> None:
+        """Have it forget what changes, and count before the metrics are read."""
         self._process.answers.append(answers)
         self._metrics.before_reading(answers.tell)
 
     def _place(self, address: bytes, stood: Mapping[Locate, bytes] | None = None) -> bytes:
-        """Where a client stands, by all who have a say in that, or had one already for this answer."""
+        """Where a client stands: the places that all who have a say in that tell, or told for this answer (`stood`)."""
         places = [(stood or {}).get(locate) for locate in self._locate]
         found = [
             locate(address) if place is None else place for locate, place in zip(self._locate, places, strict=True)
@@ -183,6 +184,7 @@ class Responder:
         if refused is not None:
             request.keep = False
             return self._finish(request, refused, packet, started)
+        # All caches are told of the same changes, so this one speaks for that of its place as well.
         changes = answers.changes
 
         def done(outcome: Answer | BaseException) -> None:

@@ -1,6 +1,6 @@
 """Names that mean another one, as a search list makes it of them: which they could be, and the answer as an alias.
 
-Pure: labels in, labels out. Knows no cluster and no client.
+Pure. Knows no cluster and no client.
 Law: docs/plugins/search.md, docs/plugins/autopath.md; RFC 1034 §3.6.2 (aliases), RFC 2308 §2.1 (denials behind them).
 """
 
@@ -13,7 +13,7 @@ from kdns.wire import names
 from kdns.wire.query import Query
 from kdns.wire.records import Rcode, Record, Type
 
-# `_http._tcp.web.shop.svc`
+# In labels, as `_http._tcp.web.shop.svc` has them.
 LONGEST_SHORT_NAME = 5
 
 

@@ -318,7 +318,6 @@ def test_a_packet_is_told(packet: bytes, expected: str, transport: str) -> None:
 
 # What errors may add to a query: OPT, and a TSIG whose key name was a pointer.
 OPT_BYTES, KEY_BYTES = 11, 255
-AT_ONCE = {"FORMERR", "NOTIMP", "REFUSED", "BADVERS", "NOTAUTH"}
 
 
 def _check(packet: bytes, reply: bytes | None) -> None:

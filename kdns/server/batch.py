@@ -2,6 +2,9 @@
 
 What was answered before is put into the buffer of its query and sent from there; any other query takes the way of
 `udp.py`, and its reply joins the others if it comes at once.
+One of the places where looks are given for speed: `_round` says by hand what `AnswerCache.find` and `UdpServer` say
+plainly, and `tests/server/test_udp.py` has both answer the same packets. What an answer costs so is in
+docs/benchmarks.md (`make bench`).
 """
 
 from __future__ import annotations
@@ -74,9 +77,9 @@ class BatchedUdpServer(UdpServer):
         denials = self._answers.denials.young_get
         otherwise = self._answers.find_otherwise
         placed = self._responder.placed_answers("udp", self._six)
-        silent = ring.ports[1 : count * 16 : 16].tolist()
-        # Nobody's, mostly: then no place needs a look of its own.
-        silent = [] if _SILENT.isdisjoint(silent) else silent
+        ports = ring.ports[1 : count * 16 : 16].tolist()
+        # Those of all places where one of them may be silent; mostly none is, and no place needs a look of its own.
+        doubtful = [] if _SILENT.isdisjoint(ports) else ports
         unsent: list[int] = []
         used: list[Kept] = []
         hits = 0
@@ -86,7 +89,7 @@ class BatchedUdpServer(UdpServer):
         for number, start, behind_id, length, vector in _NUMBERS if count == PLACES else _NUMBERS[:count]:
             key = data[behind_id : start + lengths[length]].tobytes()
             found = positive(key) or negative(key)
-            if found is None and not silent and len(key) > _LABEL:
+            if found is None and not doubtful and len(key) > _LABEL:
                 # As `AnswerCache.denial` does it, without its two calls.
                 after = _LABEL + key[_LABEL - 1]
                 denied: Denial | None = denials(key[:_LABEL] + key[after:])  # type: ignore[assignment]
@@ -107,7 +110,7 @@ class BatchedUdpServer(UdpServer):
                 if place is not None:
                     placed_key = place + key
                     found = placed.positive.young_get(placed_key) or placed.negative.young_get(placed_key)
-            if found is not None and (not silent or silent[number] not in _SILENT):
+            if found is not None and (not doubtful or doubtful[number] not in _SILENT):
                 body = found.body or next(found.replies, None)
                 if body is not None:
                     size = len(body)
@@ -119,7 +122,7 @@ class BatchedUdpServer(UdpServer):
                     if many_zones:
                         used.append(found)
                     continue
-            elif not silent and (other := otherwise(key)) is not None:
+            elif not doubtful and (other := otherwise(key)) is not None:
                 # The question stays as the client spelled it: what the reply says of its name are pointers to it.
                 found, question_end = other
                 body = found.body or next(found.replies, None)

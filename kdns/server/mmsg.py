@@ -60,11 +60,11 @@ class Ring:
         self._receive, self._send = _LIBC.recvmmsg, _LIBC.sendmmsg
         self._fd = sock.fileno()
         self._six = sock.family == socket.AF_INET6
-        self._destinations = destinations
         buffers = [
             ctypes.create_string_buffer(PLACES * size)
             for size in (PLACE_BYTES, _HEADER_BYTES, _VECTOR.size, _NAME_BYTES, _CONTROL_BYTES)
         ]
+        # The kernel is told where they are and not that somebody needs them: they live as long as this does.
         self._buffers = buffers
         places, headers, vectors, names, controls = (ctypes.addressof(each) for each in buffers)
         self._headers_at = headers

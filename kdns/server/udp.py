@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 
 
 class UdpLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """What one socket may cost. `per_wakeup` packets are read before the rest of the process gets its turn."""
+    """What one socket may cost.
+
+    `per_wakeup` packets are read before the rest of the process gets its turn; `batch.py` reads ROUNDS batches instead.
+    `pending` queries may wait for their reply; what comes beyond them is dropped.
+    """
 
     per_wakeup: int = 64
     pending: int = 10_000
@@ -259,8 +263,11 @@ class _Reply:
         self.server._finish(self, data)
 
 
-def destination(ancillary: list[tuple[int, int, bytes]]) -> tuple[str, _Ancillary]:
-    """The address that a packet was sent to, and the ancillary data that makes the reply leave from there."""
+def destination(ancillary: _Ancillary) -> tuple[str, _Ancillary]:
+    """The address that a packet was sent to, and the ancillary data that makes the reply leave from there.
+
+    Both are empty where nothing says which address that was.
+    """
     for level, kind, data in ancillary:
         if level == socket.IPPROTO_IP and kind == _IP_PKTINFO:
             _, local, _ = _PKTINFO4.unpack(data[: _PKTINFO4.size])

@@ -30,7 +30,8 @@ class Query:
 
     `qname` is the name in lower case, `labels` are its labels, `spelled` is the name as the client wrote it: the reply
     repeats that, and its records point at it. `size` is the UDP payload size that the client can take in bytes;
-    `options` are the bytes of its EDNS options.
+    `options` are the bytes of its EDNS options. `edns` tells that there was an OPT, whose version and DO bit are
+    `version` and `do`. `trailing` is how many bytes stand behind the message; they mean nothing.
     """
 
     __slots__ = (

@@ -9,9 +9,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
-from kdns.wire.names import ROOT
-from kdns.wire.query import AA, AD, CD, QR, RA, RD, TC, Query, Rejected
-from kdns.wire.records import Rcode, Record, Type
+from kdns.wire.query import QR, RD, TC, Query, Rejected
+from kdns.wire.records import Record, Type
 
 # What kdns takes over UDP itself, and the most that it sends there: no fragment on any usual path (RFC 9715 §3).
 UDP_PAYLOAD = 1232
@@ -27,16 +26,15 @@ _DO = 0x8000
 _TO_QUESTION = b"\xc0\x0c"
 _POINTER = struct.Struct("!H")
 
-# RFC 3597 §4: only the types of RFC 1035 may have compressed names in their data. The number is that of the bytes
-# before.
+# RFC 3597 §4: only the types of RFC 1035 may have compressed names in their data. So many bytes stand before the name.
 _COMPRESSED = {Type.CNAME: 0, Type.NS: 0, Type.PTR: 0, Type.MX: 2, Type.SOA: 0}
 
 
-def limit_bytes(query: Query, transport: str, payload: int = UDP_PAYLOAD) -> int:
-    """The most bytes a reply to this query may have; `payload` bounds what a client asks for over UDP."""
+def limit_bytes(query: Query, transport: str) -> int:
+    """The most bytes that a reply to this query may have, over `udp` or another transport."""
     if transport != "udp":
         return TCP_PAYLOAD
-    return min(query.size, payload) if query.edns else 512
+    return min(query.size, UDP_PAYLOAD) if query.edns else 512
 
 
 def encode(
@@ -106,7 +104,7 @@ def encode(
     return b"".join(parts)
 
 
-def encode_rejected(rejected: Rejected, transport: str = "udp") -> bytes:
+def encode_rejected(rejected: Rejected, transport: str) -> bytes:
     """The error reply to a packet that is no proper query: never longer than the packet, but for OPT and TSIG.
 
     A TSIG for which there is no room is left out, and TC says so (RFC 8945 §5.3.2).
@@ -120,11 +118,6 @@ def encode_rejected(rejected: Rejected, transport: str = "udp") -> bytes:
         flags |= TC
     header = _HEADER.pack(rejected.id, flags, 1 if rejected.question else 0, 0, 0, bool(opt) + bool(tsig))
     return header + rejected.question + opt + tsig
-
-
-def encode_error(query: Query, rcode: int, error: tuple[int, str] | None = None, limit: int = 512) -> bytes:
-    """A reply of a header and the question alone, not authoritative."""
-    return encode(query, rcode, 0, (), (), (), limit, error)
 
 
 def _encode_opt(query: Query, rcode: int, options: bytes) -> bytes:
@@ -181,19 +174,3 @@ def _drop_partial_set(parts: list[bytes], records: Sequence[Record], count: int)
         parts.pop()
         count -= 1
     return count
-
-
-__all__ = [
-    "AA",
-    "AD",
-    "CD",
-    "RA",
-    "RD",
-    "ROOT",
-    "TC",
-    "Rcode",
-    "encode",
-    "encode_error",
-    "encode_rejected",
-    "limit_bytes",
-]
