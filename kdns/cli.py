@@ -16,12 +16,28 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import click
 
-from kdns import __version__, corefile, dump, environment, explaining, greeting, logs, serve
+from kdns import __version__, corefile, dump, environment, greeting, logs, serve
 from kdns.app import Configuration
-from kdns.compare import report as comparison_report
-from kdns.compare import run as comparing
-from kdns.compare.asking import Gently
 from kdns.errors import ConfigError, KdnsError, Problem, draw_all
+
+# What several commands take, of manifests or of a cluster.
+_inventory = click.option(
+    "--inventory", "-i", multiple=True, metavar="PATH", help="Of manifests: a file, a folder, a glob."
+)
+_kubeconfig = click.option("--kubeconfig", metavar="FILE", help="Of a live cluster, as `kubectl` reaches it.")
+_context = click.option(
+    "--context", default="", metavar="NAME", help="With --kubeconfig, another context than the current one."
+)
+_service_cidr = click.option(
+    "--service-cidr", multiple=True, metavar="CIDR", help="Where services get addresses from. [10.96.0.0/12]"
+)
+_cluster_ips = click.option(
+    "--cluster-ips",
+    type=click.Choice(["allocate", "endpoints"]),
+    default="allocate",
+    show_default=True,
+    help="Of an inventory: give services addresses, or answer with their endpoints.",
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -39,14 +55,8 @@ def kdns() -> None:
 @click.option(
     "--forward", metavar="ADDR", help="Who answers for all other names, such as 192.0.2.1 or /etc/resolv.conf."
 )
-@click.option("--service-cidr", multiple=True, metavar="CIDR", help="Where services get addresses from. [10.96.0.0/12]")
-@click.option(
-    "--cluster-ips",
-    type=click.Choice(["allocate", "endpoints"]),
-    default="allocate",
-    show_default=True,
-    help="Of an inventory: give services addresses, or answer with their endpoints.",
-)
+@_service_cidr
+@_cluster_ips
 @click.option("--share-port", is_flag=True, help="Let another server that shares it listen at the same port.")
 @click.option("--client", multiple=True, metavar="CIDR=NAMESPACE", help="Where clients stand that are no pods.")
 @click.option(
@@ -74,8 +84,7 @@ def serve_command(
     """Serve DNS from an inventory of manifests, from a cluster, or as a Corefile says."""
     if sum(map(bool, (inventory, kubeconfig, corefile_path))) != 1:
         raise click.UsageError("give one of --inventory PATH, --kubeconfig FILE and --corefile FILE")
-    if context and not kubeconfig:
-        raise click.UsageError("--context is one of a --kubeconfig FILE")
+    _only_with_its_source(kubeconfig, context)
     if kubeconfig and (service_cidr or cluster_ips != "allocate"):
         raise click.UsageError("--service-cidr and --cluster-ips are for an --inventory: a cluster has its addresses")
     if corefile_path and (client or default_namespace):
@@ -145,9 +154,9 @@ def check(files: tuple[str, ...]) -> None:
 
 
 @kdns.command("dump")
-@click.option("--inventory", "-i", multiple=True, metavar="PATH", help="Of manifests: a file, a folder, a glob.")
-@click.option("--kubeconfig", metavar="FILE", help="Of a live cluster, as `kubectl` reaches it.")
-@click.option("--context", default="", metavar="NAME", help="With --kubeconfig, another context than the current one.")
+@_inventory
+@_kubeconfig
+@_context
 @click.option(
     "--format", "form", type=click.Choice(["yaml", "zone"]), default="yaml", show_default=True, help="How to print it."
 )
@@ -157,14 +166,8 @@ def check(files: tuple[str, ...]) -> None:
 @click.option(
     "--ttl", type=click.IntRange(0, 3600), default=5, show_default=True, help="Seconds, with `--format zone`."
 )
-@click.option("--service-cidr", multiple=True, metavar="CIDR", help="Where services get addresses from. [10.96.0.0/12]")
-@click.option(
-    "--cluster-ips",
-    type=click.Choice(["allocate", "endpoints"]),
-    default="allocate",
-    show_default=True,
-    help="Of an inventory: give services addresses, or answer with their endpoints.",
-)
+@_service_cidr
+@_cluster_ips
 def dump_command(
     inventory: tuple[str, ...],
     kubeconfig: str | None,
@@ -190,12 +193,12 @@ def dump_command(
 @click.option("--against", required=True, metavar="ADDR[:PORT]", help="The other server.")
 @click.option("--inventory", "-i", multiple=True, metavar="PATH", help="Manifests with the names to ask for.")
 @click.option("--kubeconfig", metavar="FILE", help="A cluster with the names to ask for.")
-@click.option("--context", default="", metavar="NAME", help="With --kubeconfig, another context than the current one.")
+@_context
 @click.option("--server", default="", metavar="ADDR[:PORT]", help="A kdns that runs. [this process answers for it]")
 @click.option("--corefile", "corefile_path", default="", metavar="FILE", help="Answer as this Corefile says.")
 @click.option("--questions", default="", metavar="FILE", help="More to ask for: lines of `NAME TYPE`.")
 @click.option("--zone", default="cluster.local", show_default=True, help="The domain of the cluster.")
-@click.option("--service-cidr", multiple=True, metavar="CIDR", help="Where services get addresses from. [10.96.0.0/12]")
+@_service_cidr
 @click.option("--sample", type=click.IntRange(1), metavar="N", help="Ask for N services and N pods only. [all]")
 @click.option("--rate", type=click.FloatRange(1, 100_000), default=200, show_default=True, help="Questions a second.")
 @click.option("--timeout", type=click.FloatRange(0.1, 60), default=2, show_default=True, help="Seconds for a reply.")
@@ -219,6 +222,11 @@ def compare_command(
 
     Ends with 1 if there is a difference that docs/coredns.md doesn't explain.
     """
+    # Not for a server that starts, which doesn't compare.
+    from kdns.compare import report as comparison_report
+    from kdns.compare import run as comparing
+    from kdns.compare.asking import Gently
+
     if inventory and kubeconfig:
         raise click.UsageError("give either --inventory PATH or --kubeconfig FILE")
     if not inventory and not kubeconfig and not (server and questions):
@@ -240,15 +248,9 @@ def compare_command(
         gently=Gently(rate=rate, seconds=timeout),
     )
     _log_nothing()
-    try:
+    # 1 is what a difference ends with.
+    with _mistakes_end_with(2):
         report = comparing.run(wish, _progress)
-    except ConfigError as error:
-        _show(serve.in_order(error.problems))
-        # 1 is what a difference ends with.
-        raise SystemExit(2) from None
-    except KdnsError as error:
-        click.echo(f"error: {error}", err=True)
-        raise SystemExit(2) from None
     here = f"kdns at {server}" if server else "kdns"
     _print([comparison_report.as_json(report)] if as_json else comparison_report.as_text(report, against, here))
     if report.unexplained:
@@ -258,10 +260,10 @@ def compare_command(
 @kdns.command("env", context_settings={"allow_interspersed_args": False})
 @click.option("--namespace", "-n", required=True, metavar="NAME", help="Where the process would run.")
 @click.option("--pod", default="", metavar="NAME", help="As which pod: one may have its service links switched off.")
-@click.option("--inventory", "-i", multiple=True, metavar="PATH", help="Of manifests: a file, a folder, a glob.")
-@click.option("--kubeconfig", metavar="FILE", help="Of a live cluster, as `kubectl` reaches it.")
-@click.option("--context", default="", metavar="NAME", help="With --kubeconfig, another context than the current one.")
-@click.option("--service-cidr", multiple=True, metavar="CIDR", help="Where services get addresses from. [10.96.0.0/12]")
+@_inventory
+@_kubeconfig
+@_context
+@_service_cidr
 @click.option("--format", "form", type=click.Choice(list(environment.FORMATS)), help="How to print them. [env]")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def env_command(
@@ -305,19 +307,13 @@ def env_command(
 @click.option("--from", "of", default="", metavar="NS[/POD]", help="The pod that asks, or its namespace. [default]")
 @click.option("--client", default="", metavar="IP", help="Who asks, by address.")
 @click.option("--server", "place", default="", metavar="ADDR:PORT", help="Which running kdns, where there are several.")
-@click.option("--inventory", "-i", multiple=True, metavar="PATH", help="Of manifests: a file, a folder, a glob.")
-@click.option("--kubeconfig", default="", metavar="FILE", help="Of a live cluster, as `kubectl` reaches it.")
-@click.option("--context", default="", metavar="NAME", help="With --kubeconfig, another context than the current one.")
+@_inventory
+@_kubeconfig
+@_context
 @click.option("--corefile", "corefile_path", default="", metavar="FILE", help="With what a Corefile says.")
 @click.option("--zone", default="cluster.local", show_default=True, help="Without a Corefile: the cluster's domain.")
-@click.option("--service-cidr", multiple=True, metavar="CIDR", help="Where services get addresses from. [10.96.0.0/12]")
-@click.option(
-    "--cluster-ips",
-    type=click.Choice(["allocate", "endpoints"]),
-    default="allocate",
-    show_default=True,
-    help="Of an inventory: give services addresses, or answer with their endpoints.",
-)
+@_service_cidr
+@_cluster_ips
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON, for tools.")
 def explain_command(
     name: str,
@@ -326,7 +322,7 @@ def explain_command(
     client: str,
     place: str,
     inventory: tuple[str, ...],
-    kubeconfig: str,
+    kubeconfig: str | None,
     context: str,
     corefile_path: str,
     zone: str,
@@ -338,24 +334,21 @@ def explain_command(
 
     Ends with 0 if it resolves or is for others to resolve, with 1 if it doesn't, with 2 if there is no telling.
     """
+    # A server loads it when the first explanation is asked of it, and others have no need of it.
+    from kdns import explaining
+
     if inventory and kubeconfig:
         raise click.UsageError("give one of --inventory PATH and --kubeconfig FILE")
     offline = bool(inventory or kubeconfig or corefile_path)
     if place and offline:
         raise click.UsageError("--server is for a running kdns; the others do without one")
-    if context and not kubeconfig:
-        raise click.UsageError("--context is one of a --kubeconfig FILE")
+    _only_with_its_source(kubeconfig, context)
     ask = explaining.Ask(name, rtype, of, client)
-    wish = explaining.Wish(inventory, kubeconfig, context, corefile_path, zone, service_cidr, cluster_ips)
-    try:
+    wish = explaining.Wish(inventory, kubeconfig or "", context, corefile_path, zone, service_cidr, cluster_ips)
+    # 1 is what a name that doesn't resolve ends with.
+    with _mistakes_end_with(2):
         told = explaining.offline(ask, wish) if offline else explaining.ask_running(ask, place)
         _print([explaining.as_json(told)] if as_json else explaining.as_text(told, _colour(sys.stdout.isatty())))
-    except ConfigError as error:
-        _show(serve.in_order(error.problems))
-        raise SystemExit(2) from None
-    except KdnsError as error:
-        click.echo(f"error: {error}", err=True)
-        raise SystemExit(2) from None
     raise SystemExit(1 if told.resolves is False else 0)
 
 
@@ -368,13 +361,8 @@ def version() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and end the process: 0 done, 1 found wrong, 2 asked wrong."""
     try:
-        kdns.main(args=list(arguments) if arguments is not None else None, prog_name="kdns", standalone_mode=False)
-    except ConfigError as error:
-        _show(serve.in_order(error.problems))
-        raise SystemExit(1) from None
-    except KdnsError as error:
-        click.echo(f"error: {error}", err=True)
-        raise SystemExit(1) from None
+        with _mistakes_end_with(1):
+            kdns.main(args=list(arguments) if arguments is not None else None, prog_name="kdns", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         raise SystemExit(2) from None
@@ -382,7 +370,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
-def _only_with_its_source(kubeconfig: str | None, context: str, service_cidr: tuple[str, ...]) -> None:
+@contextlib.contextmanager
+def _mistakes_end_with(status: int) -> Iterator[None]:
+    """Tell what was wrong, and end with this status."""
+    try:
+        yield
+    except ConfigError as error:
+        _show(serve.in_order(error.problems))
+        raise SystemExit(status) from None
+    except KdnsError as error:
+        click.echo(f"error: {error}", err=True)
+        raise SystemExit(status) from None
+
+
+def _only_with_its_source(kubeconfig: str | None, context: str | None, service_cidr: tuple[str, ...] = ()) -> None:
     """Refuse what would have no effect, since it is about another source."""
     if context and not kubeconfig:
         raise click.UsageError("--context is one of a --kubeconfig FILE")
